@@ -1,0 +1,1 @@
+"""Connectors: what reads and writes one kind of system, and nothing else."""

@@ -1,0 +1,1 @@
+"""The rules of job execution, free of any store, network or engine."""
