@@ -64,6 +64,8 @@ class Capabilities:
     addressing: Literal["table", "uri"] = "table"
     databases: bool = True
     """Whether a data set may name a `database`."""
+    staged: bool = False
+    """Overwrite and upsert go to a staging area: splits may be committed before `publish()`."""
 
 
 @dataclass(frozen=True, slots=True)
