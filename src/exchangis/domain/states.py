@@ -5,7 +5,7 @@ Names and finality are the contract's ("States"): from `Cancelled` on all are fi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -73,35 +73,37 @@ _WORST_FIRST = (State.UNDEFINED, State.FAILED, State.TIMEOUT, State.CANCELLED)
 
 
 def decide_job(
-    tasks: Sequence[State], *, permit_partial_failures: bool, killed: bool
+    tasks: Mapping[State, int], *, permit_partial_failures: bool, killed: bool
 ) -> State | None:
     """The final state that a job's tasks decide, or None while it is open (contract, "States").
 
-    An operator's kill is `Cancelled` in either case. Without `permit_partial_failures` one unhappy
-    task decides at once; with it the job waits for all of its tasks.
+    `tasks` counts the job's tasks by state. An operator's kill is `Cancelled` in either case, said
+    when the work has ended. Without `permit_partial_failures` one unhappy task decides at once;
+    with it the job waits for all of its tasks.
     """
+    present = {state for state, count in tasks.items() if count}
+    open_states = present - FINAL
     if killed:
-        return State.CANCELLED
-    unhappy = [state for state in tasks if state.is_final and state is not State.SUCCESS]
-    if unhappy and not permit_partial_failures:
-        return next(state for state in _WORST_FIRST if state in unhappy)
-    if not all(state.is_final for state in tasks):
+        return None if open_states else State.CANCELLED
+    unhappy = present & (FINAL - {State.SUCCESS})
+    worst = next((state for state in _WORST_FIRST if state in unhappy), None)
+    if worst is not None and not permit_partial_failures:
+        return worst
+    if open_states:
         return None
-    if not unhappy:
+    if worst is None:
         return State.SUCCESS
-    if len(unhappy) < len(tasks):
-        return State.PARTIAL_SUCCESS
-    return next(state for state in _WORST_FIRST if state in unhappy)
+    return State.PARTIAL_SUCCESS if State.SUCCESS in present else worst
 
 
-def open_job_state(tasks: Sequence[State], current: State) -> State:
+def open_job_state(tasks: Mapping[State, int], current: State) -> State:
     """The unfinished state a job shows: `WaitForRetry` only while nothing else is under way."""
-    if any(state is State.RUNNING for state in tasks):
+    present = {state for state, count in tasks.items() if count}
+    if State.RUNNING in present:
         return State.RUNNING
-    if current in (State.INITED, State.SCHEDULED) and all(
-        state in (State.INITED, State.SCHEDULED) for state in tasks
-    ):
+    if current in (State.INITED, State.SCHEDULED):
         return current
-    waiting = any(state is State.WAIT_FOR_RETRY for state in tasks)
-    queued = any(state in (State.INITED, State.SCHEDULED) for state in tasks)
-    return State.WAIT_FOR_RETRY if waiting and not queued else State.RUNNING
+    queued = present & {State.INITED, State.SCHEDULED}
+    if State.WAIT_FOR_RETRY in present and not queued:
+        return State.WAIT_FOR_RETRY
+    return State.RUNNING

@@ -1,0 +1,438 @@
+"""The work queue: generation and task claims, leases and progress.
+
+What ends things (outcomes, kills, time-outs, lost leases) is in `exchangis.store.settle`. Every
+UPDATE names the states it may leave; every write of a runner carries its fencing number
+(`attempt`), so that a stale one changes nothing. Lock order: execution, then task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, func, insert, or_, select, update
+
+from exchangis.domain.loglines import LogLine
+from exchangis.domain.states import State, job_sources_of, task_sources_of
+from exchangis.store import log_lines
+from exchangis.store.database import Database
+from exchangis.store.schema import executions, mutexes, tasks
+
+ACTIVE = (State.SCHEDULED, State.RUNNING)
+"""Task states that have an owner and a lease."""
+_CANDIDATES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A claimed execution whose tasks are to be made."""
+
+    execution_id: str
+    job_name: str
+    engine: str
+    content: str
+    params: str | None
+    execute_user: str
+    strict: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to be stored; `spec` is the JSON of a `TaskSpec`. Times in milliseconds."""
+
+    name: str
+    engine: str
+    source_type: str
+    sink_type: str
+    spec: str
+    unknown_keys: tuple[str, ...]
+    max_attempts: int
+    timeout_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A task attempt that this server owns until its lease ends; `attempt` is the fence."""
+
+    task_id: int
+    execution_id: str
+    name: str
+    engine: str
+    spec: str
+    unknown_keys: tuple[str, ...]
+    attempt: int
+    last_attempt: bool
+    deadline: int | None
+    timeout_ms: int | None
+    sessions: tuple[tuple[str, str], ...]
+    external_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A task that its owner must stop; `state` is what it becomes."""
+
+    task_id: int
+    attempt: int
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a runner said of itself since the last report; None means nothing new."""
+
+    task_id: int
+    attempt: int
+    execution_id: str
+    progress: float | None = None
+    weight: float | None = None
+    values: tuple[tuple[str, Any], ...] = ()
+    lines: tuple[LogLine, ...] = ()
+
+
+class Queue:
+    """Claims and reports of one server, named `owner`."""
+
+    def __init__(self, database: Database, owner: str) -> None:
+        self._db = database
+        self.owner = owner
+
+    # --- generation -------------------------------------------------------------------------
+
+    def claim_generation(self, *, now: int, lease_ms: int) -> Generation | None:
+        """Take the oldest submitted execution that nobody is generating tasks for."""
+
+        def work(connection: Connection) -> Generation | None:
+            query = (
+                select(executions)
+                .where(
+                    executions.c.state == State.INITED,
+                    or_(executions.c.lease_until.is_(None), executions.c.lease_until < now),
+                    executions.c.kill_requested_at.is_(None),
+                )
+                .order_by(executions.c.id)
+                .limit(1)
+                .with_for_update(skip_locked=True)
+            )
+            row = connection.execute(query).first()
+            if row is None:
+                return None
+            connection.execute(
+                update(executions)
+                .where(executions.c.id == row.id)
+                .values(owner=self.owner, lease_until=now + lease_ms)
+            )
+            return Generation(
+                row.execution_id, row.job_name, row.engine, row.content, row.params,
+                row.execute_user, bool(row.strict),
+            )  # fmt: skip
+
+        return self._db.transact(work)
+
+    def generated(
+        self, work: Generation, new_tasks: Sequence[NewTask], story: Sequence[LogLine], *, now: int
+    ) -> bool:
+        """Store the tasks and move the job to Scheduled; False when it is no longer ours."""
+
+        def store(connection: Connection) -> bool:
+            moved = connection.execute(
+                update(executions)
+                .where(
+                    executions.c.execution_id == work.execution_id,
+                    executions.c.owner == self.owner,
+                    executions.c.kill_requested_at.is_(None),
+                    executions.c.state.in_(job_sources_of(State.SCHEDULED)),
+                )
+                .values(
+                    state=State.SCHEDULED,
+                    total_tasks=len(new_tasks),
+                    open_tasks=len(new_tasks),
+                    owner=None,
+                    lease_until=None,
+                    updated_at=now,
+                )
+            )
+            if moved.rowcount == 0:
+                return False
+            for position, task in enumerate(new_tasks):
+                inserted = connection.execute(
+                    insert(tasks).values(
+                        execution_id=work.execution_id,
+                        position=position,
+                        name=task.name,
+                        engine=task.engine,
+                        source_type=task.source_type,
+                        sink_type=task.sink_type,
+                        execute_user=work.execute_user,
+                        spec=task.spec,
+                        unknown_keys=json.dumps(task.unknown_keys),
+                        state=State.INITED,
+                        max_attempts=task.max_attempts,
+                        timeout_ms=task.timeout_ms,
+                        created_at=now,
+                        updated_at=now,
+                    )
+                )
+                key = inserted.inserted_primary_key
+                assert key is not None
+                log_lines.create(connection, log_lines.task_stream(key[0]), work.execution_id)
+            log_lines.append(connection, log_lines.job_stream(work.execution_id), story)
+            return True
+
+        return self._db.transact(store)
+
+    # --- claims -----------------------------------------------------------------------------
+
+    def claim_tasks(
+        self,
+        *,
+        limit: int,
+        now: int,
+        lease_ms: int,
+        max_total: int | None = None,
+        max_per_user: int | None = None,
+    ) -> list[Claim]:
+        """Take up to `limit` tasks that wait, oldest first, each in state Scheduled with a lease.
+
+        `max_total` and `max_per_user` bound the tasks under way over all servers.
+        """
+        if limit <= 0:
+            return []
+
+        def work(connection: Connection) -> list[Claim]:
+            busy: dict[str, int] = {}
+            room = limit
+            if max_total is not None or max_per_user is not None:
+                # Counting and claiming must not interleave with another server's.
+                connection.execute(
+                    select(mutexes.c.name).where(mutexes.c.name == "claim").with_for_update()
+                )
+                counted = connection.execute(
+                    select(tasks.c.execute_user, func.count())
+                    .where(tasks.c.state.in_(ACTIVE))
+                    .group_by(tasks.c.execute_user)
+                )
+                busy = dict(counted.tuples().all())
+                if max_total is not None:
+                    room = min(room, max_total - sum(busy.values()))
+            full = [u for u, n in busy.items() if max_per_user is not None and n >= max_per_user]
+            if room <= 0:
+                return []
+            query = (
+                select(tasks)
+                .where(
+                    tasks.c.stop_requested_at.is_(None),
+                    or_(
+                        tasks.c.state == State.INITED,
+                        and_(tasks.c.state == State.WAIT_FOR_RETRY, tasks.c.next_attempt_at <= now),
+                    ),
+                )
+                .order_by(tasks.c.id)
+                .limit(room if max_per_user is None else _CANDIDATES)
+                .with_for_update(skip_locked=True)
+            )
+            if full:
+                query = query.where(tasks.c.execute_user.not_in(full))
+            claims: list[Claim] = []
+            for row in connection.execute(query).all():
+                if len(claims) == room:
+                    break
+                mine = busy.get(row.execute_user, 0)
+                if max_per_user is not None and mine >= max_per_user:
+                    continue
+                busy[row.execute_user] = mine + 1
+                connection.execute(
+                    update(tasks)
+                    .where(tasks.c.id == row.id)
+                    .values(
+                        state=State.SCHEDULED,
+                        attempt=row.attempt + 1,
+                        owner=self.owner,
+                        lease_until=now + lease_ms,
+                        next_attempt_at=None,
+                        progress=0.0,
+                        updated_at=now,
+                    )
+                )
+                claims.append(_claim(row))
+            return claims
+
+        return self._db.transact(work)
+
+    def mark_running(
+        self, claims: Sequence[tuple[Claim, Sequence[LogLine]]], *, now: int
+    ) -> set[int]:
+        """Scheduled -> Running for started runners, their jobs with them; ids of those moved.
+
+        A task that is missing from the answer is no longer ours and its runner must go.
+        """
+
+        def work(connection: Connection) -> set[int]:
+            moved = set()
+            for claim, story in claims:
+                connection.execute(
+                    update(executions)
+                    .where(
+                        executions.c.execution_id == claim.execution_id,
+                        executions.c.state.in_(job_sources_of(State.RUNNING)),
+                    )
+                    .values(
+                        state=State.RUNNING,
+                        launched_at=func.coalesce(executions.c.launched_at, now),
+                        updated_at=now,
+                    )
+                )
+                changed = connection.execute(
+                    update(tasks)
+                    .where(
+                        tasks.c.id == claim.task_id,
+                        tasks.c.attempt == claim.attempt,
+                        tasks.c.owner == self.owner,
+                        tasks.c.state.in_(task_sources_of(State.RUNNING)),
+                    )
+                    .values(
+                        state=State.RUNNING,
+                        launched_at=func.coalesce(tasks.c.launched_at, now),
+                        deadline=func.coalesce(tasks.c.deadline, now + tasks.c.timeout_ms),
+                        updated_at=now,
+                    )
+                )
+                if changed.rowcount:
+                    moved.add(claim.task_id)
+                    log_lines.append(connection, log_lines.job_stream(claim.execution_id), story)
+            return moved
+
+        return self._db.transact(work)
+
+    # --- leases and reports -----------------------------------------------------------------
+
+    def renew(self, held: Sequence[tuple[int, int]], *, now: int, lease_ms: int) -> set[int]:
+        """Extend the leases of (task id, attempt) pairs; ids of those that are still ours.
+
+        A lease that has run out is not revived: another server may have counted on its end.
+        """
+
+        def work(connection: Connection) -> set[int]:
+            kept = set()
+            for task_id, attempt in held:
+                renewed = connection.execute(
+                    update(tasks)
+                    .where(
+                        tasks.c.id == task_id,
+                        tasks.c.attempt == attempt,
+                        tasks.c.owner == self.owner,
+                        tasks.c.state.in_(ACTIVE),
+                        tasks.c.lease_until >= now,
+                    )
+                    .values(lease_until=now + lease_ms)
+                )
+                if renewed.rowcount:
+                    kept.add(task_id)
+            return kept
+
+        return self._db.transact(work) if held else set()
+
+    def record(self, reports: Sequence[Report], *, now: int) -> set[int]:
+        """Store progress, metrics and log lines; ids of tasks whose report was refused as stale."""
+
+        def work(connection: Connection) -> set[int]:
+            refused = set()
+            touched = {r.execution_id for r in reports if r.progress is not None}
+            connection.execute(
+                select(executions.c.id)
+                .where(executions.c.execution_id.in_(touched))
+                .order_by(executions.c.id)
+                .with_for_update()
+            ).all()
+            for report in reports:
+                values = dict(report.values)
+                if report.progress is not None:
+                    values["progress"] = report.progress
+                if report.weight is not None:
+                    values["weight"] = report.weight
+                changed = connection.execute(
+                    update(tasks)
+                    .where(
+                        tasks.c.id == report.task_id,
+                        tasks.c.attempt == report.attempt,
+                        tasks.c.owner == self.owner,
+                        tasks.c.state.in_(ACTIVE),
+                    )
+                    .values(**values, updated_at=now)
+                )
+                if changed.rowcount == 0:
+                    refused.add(report.task_id)
+                else:
+                    log_lines.append(
+                        connection, log_lines.task_stream(report.task_id), report.lines
+                    )
+            for execution_id in sorted(touched):
+                refresh_progress(connection, execution_id, now=now)
+            return refused
+
+        return self._db.transact(work) if reports else set()
+
+    def stops(self) -> list[Stop]:
+        """Tasks of this server that somebody wants stopped."""
+        query = select(tasks.c.id, tasks.c.attempt, tasks.c.stop_state).where(
+            tasks.c.owner == self.owner,
+            tasks.c.state.in_(ACTIVE),
+            tasks.c.stop_requested_at.is_not(None),
+        )
+        with self._db.read() as connection:
+            return [
+                Stop(row.id, row.attempt, State(row.stop_state))
+                for row in connection.execute(query)
+            ]
+
+
+def _claim(row: Any) -> Claim:
+    sessions = json.loads(row.sessions) if row.sessions else []
+    return Claim(
+        task_id=row.id,
+        execution_id=row.execution_id,
+        name=row.name,
+        engine=row.engine,
+        spec=row.spec,
+        unknown_keys=tuple(json.loads(row.unknown_keys)),
+        attempt=row.attempt + 1,
+        last_attempt=row.failures + 1 >= row.max_attempts,
+        deadline=row.deadline,
+        timeout_ms=row.timeout_ms,
+        sessions=tuple((side, session) for side, session in sessions),
+        external_id=row.external_id,
+    )
+
+
+def refresh_progress(connection: Connection, execution_id: str, *, now: int) -> None:
+    """The job's progress and flow from its tasks', weighted by size; it never falls.
+
+    Below 1 as long as the job is not Success (contract, "States").
+    """
+    total = func.coalesce(func.sum(tasks.c.weight * tasks.c.progress), 0.0)
+    whole = func.coalesce(func.nullif(func.sum(tasks.c.weight), 0.0), 1.0)
+    running = func.coalesce(
+        func.sum(case((tasks.c.state == State.RUNNING, tasks.c.flow), else_=0.0)), 0.0
+    )
+    row = connection.execute(
+        select((total / whole).label("progress"), running.label("flow")).where(
+            tasks.c.execution_id == execution_id
+        )
+    ).one()
+    progress = min(float(row.progress), 0.999)
+    connection.execute(
+        update(executions)
+        .where(
+            executions.c.execution_id == execution_id,
+            executions.c.state != State.SUCCESS,
+        )
+        .values(
+            progress=case(
+                (executions.c.progress < progress, progress), else_=executions.c.progress
+            ),
+            flow=float(row.flow),
+            updated_at=now,
+        )
+    )
