@@ -63,7 +63,8 @@ class Claim:
     spec: str
     unknown_keys: tuple[str, ...]
     attempt: int
-    last_attempt: bool
+    failures: int
+    max_attempts: int
     deadline: int | None
     timeout_ms: int | None
     sessions: tuple[tuple[str, str], ...]
@@ -256,7 +257,7 @@ class Queue:
                         updated_at=now,
                     )
                 )
-                claims.append(_claim(row))
+                claims.append(_claim(row, row.attempt + 1))
             return claims
 
         return self._db.transact(work)
@@ -305,6 +306,42 @@ class Queue:
             return moved
 
         return self._db.transact(work)
+
+    # --- cleaning up ------------------------------------------------------------------------
+
+    def claim_cleanups(self, *, limit: int, now: int, lease_ms: int) -> list[Claim]:
+        """Take final tasks whose attempts left something half-written behind.
+
+        The claim only keeps two servers from doing the same at once: cleaning is idempotent.
+        """
+
+        def work(connection: Connection) -> list[Claim]:
+            query = (
+                select(tasks)
+                .where(
+                    tasks.c.cleanup.is_(True),
+                    or_(tasks.c.next_attempt_at.is_(None), tasks.c.next_attempt_at <= now),
+                )
+                .order_by(tasks.c.id)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            rows = connection.execute(query).all()
+            for row in rows:
+                connection.execute(
+                    update(tasks).where(tasks.c.id == row.id).values(next_attempt_at=now + lease_ms)
+                )
+            return [_claim(row, row.attempt) for row in rows]
+
+        return self._db.transact(work) if limit > 0 else []
+
+    def cleaned(self, task_id: int) -> None:
+        """Nothing of the task is left to remove."""
+        self._db.transact(
+            lambda connection: connection.execute(
+                update(tasks).where(tasks.c.id == task_id).values(cleanup=False)
+            )
+        )
 
     # --- leases and reports -----------------------------------------------------------------
 
@@ -388,7 +425,7 @@ class Queue:
             ]
 
 
-def _claim(row: Any) -> Claim:
+def _claim(row: Any, attempt: int) -> Claim:
     sessions = json.loads(row.sessions) if row.sessions else []
     return Claim(
         task_id=row.id,
@@ -397,8 +434,9 @@ def _claim(row: Any) -> Claim:
         engine=row.engine,
         spec=row.spec,
         unknown_keys=tuple(json.loads(row.unknown_keys)),
-        attempt=row.attempt + 1,
-        last_attempt=row.failures + 1 >= row.max_attempts,
+        attempt=attempt,
+        failures=row.failures,
+        max_attempts=row.max_attempts,
         deadline=row.deadline,
         timeout_ms=row.timeout_ms,
         sessions=tuple((side, session) for side, session in sessions),

@@ -164,12 +164,14 @@ tasks = Table(
     Column("external_id", String(255), nullable=True),
     Column("external_info", String(1024), nullable=True),
     Column("sessions", _LongText, nullable=True, comment="JSON list of [side, session id]"),
+    Column("cleanup", Boolean, nullable=False, default=False, comment="leftovers to remove"),
     Column("error_code", String(64), nullable=True),
     Column("error", _LongText, nullable=True),
     Column("dirty_file", String(1024), nullable=True),
     Index("ix_tasks_execution_id", "execution_id", "position"),
     Index("ix_tasks_state", "state", "next_attempt_at", "id"),
     Index("ix_tasks_owner", "owner", "state"),
+    Index("ix_tasks_cleanup", "cleanup", "next_attempt_at"),
     **_MYSQL,
 )
 

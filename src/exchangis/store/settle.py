@@ -41,7 +41,8 @@ class Outcome:
     """How an attempt ended. `state` is Success, Failed, Cancelled, Timeout or Undefined.
 
     `retry_in_ms` not None asks for another attempt instead of Failed. `values` are further task
-    columns (metrics). A message never holds a secret.
+    columns (metrics). `discarded` says that nothing half-written is left behind. A message never
+    holds a secret.
     """
 
     task_id: int
@@ -51,6 +52,7 @@ class Outcome:
     error_code: str | None = None
     error: str | None = None
     retry_in_ms: int | None = None
+    discarded: bool = False
     values: tuple[tuple[str, Any], ...] = ()
     lines: tuple[LogLine, ...] = ()
 
@@ -96,7 +98,10 @@ class Settler:
         if state is State.FAILED and outcome.retry_in_ms is not None:
             self._wait(connection, job, task, outcome, now)
         else:
-            self._end(connection, job, task, state, outcome.error, outcome.error_code, now)
+            self._end(
+                connection, job, task, state, outcome.error, outcome.error_code, now,
+                discarded=outcome.discarded,
+            )  # fmt: skip
         self._settle(connection, job, now)
         return True
 
@@ -132,8 +137,13 @@ class Settler:
         error: str | None,
         code: str | None,
         now: int,
+        *,
+        discarded: bool = False,
     ) -> None:
-        """Put a task into a final state, close its log and tell the job log."""
+        """Put a task into a final state, close its log and tell the job log.
+
+        What its attempts may have left behind is noted for whichever server cleans up next.
+        """
         progress = {"progress": 1.0} if state is State.SUCCESS else {}
         happy = state is State.SUCCESS
         _move_task(
@@ -147,6 +157,7 @@ class Settler:
             now=now,
             cpu=0.0,
             memory=0,
+            cleanup=not happy and task.attempt > 0 and not discarded,
             **progress,
         )
         log_lines.close(connection, log_lines.task_stream(task.id))
