@@ -127,8 +127,9 @@ def _short_fraction(texts: Any) -> Any:
 
 
 def timestamp_to_text(source: Any, _target: Any) -> Convert:
-    unit = "us" if source.unit == "ms" else source.unit
-    shown = pa.timestamp(unit, "UTC" if source.tz else None)
+    unit: Any = "us" if source.unit == "ms" else source.unit
+    zone: Any = "UTC" if source.tz else None
+    shown = pa.timestamp(unit, zone)
 
     def convert(array: Any) -> Any:
         texts = _short_fraction(pc.cast(pc.cast(array, shown), pa.string()))
@@ -158,7 +159,7 @@ def time_to_duration(source: Any, target: Any) -> Convert:
 
 def duration_to_time(source: Any, target: Any) -> Convert:
     """Durations from 0 up to, not including, 24 hours are times of day."""
-    unit = "ns" if source.unit == "ns" else "us"
+    unit: Any = "ns" if source.unit == "ns" else "us"
     day = _DAY * 1_000_000_000 // _NANOS[unit]
 
     def convert(array: Any) -> Any:
