@@ -1,0 +1,1 @@
+"""Reading logs: paged, filtered and followed, as the contract's "Logs" says."""
