@@ -222,8 +222,9 @@ def map_columns(
     _refuse_twins(spec, [column.sink for column in mapped])
     filled = {column.sink.name for column in mapped}
     whole = set(sink.primary_key) <= filled
-    target = TableSchema(tuple(column.sink for column in mapped), sink.primary_key if whole else ())
-    return Mapping(tuple(mapped), target, creates)
+    key = sink.primary_key if whole else ()
+    written = TableSchema(tuple(column.sink for column in mapped), key)
+    return Mapping(tuple(mapped), written, creates)
 
 
 def _typed(column: Column, data_type: pa.DataType) -> str:
