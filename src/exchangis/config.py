@@ -64,6 +64,9 @@ class Settings(BaseSettings):
         ge=1,
         description="Tasks that one server runs at once.",
     )
+    max_running_total: int | None = Field(
+        None, ge=1, description="Tasks that run at once, over all servers."
+    )
     max_running_per_user: int | None = Field(
         None, ge=1, description="Tasks that one user runs at once, over all servers."
     )
@@ -83,7 +86,7 @@ class Settings(BaseSettings):
     retry_base: float = Field(2.0, gt=0, description="First back-off; it doubles each time.")
     retry_ceiling: float = Field(60.0, gt=0, description="Longest back-off.")
     kill_grace: float = Field(
-        2.0, ge=0, description="Time that a runner gets to end its work before it is killed."
+        1.5, ge=0, description="Time that a runner gets to end its work before it is killed."
     )
     lease: float = Field(30.0, gt=0, description="How long a claim on a task lasts unrenewed.")
     heartbeat: float = Field(10.0, gt=0, description="How often a claim is renewed.")

@@ -1,0 +1,1 @@
+"""The scheduler: makes tasks of executions, runs them in processes, settles how they end."""
