@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from exchangis.domain.errors import InvalidRequest
@@ -27,49 +29,42 @@ _TRIES = 8
 
 
 class Database:
-    """The store's database. Thread-safe; `close` when done."""
+    """The store's database. Thread-safe; `close` when done.
+
+    A thread that is in a transaction must not begin a second one.
+    """
 
     def __init__(self, url: str) -> None:
-        parsed = make_url(url)
-        family = parsed.get_backend_name() if "+" in parsed.drivername else parsed.drivername
-        if family not in _DRIVERS:
-            raise InvalidRequest.field(
-                "store_url",
-                parsed.render_as_string(hide_password=True),
-                "must be a sqlite, postgresql, mysql or mariadb URL",
+        parsed, self.dialect = _parse(url)
+        if self.dialect == "sqlite":
+            self.engine: Engine = create_engine(
+                parsed, connect_args={"timeout": 30, "isolation_level": None}, pool_size=50
             )
-        parsed = parsed.set(drivername=_DRIVERS[family])
-        self.dialect = {"postgres": "postgresql", "mariadb": "mysql"}.get(family, family)
-        options: dict[str, Any] = {"pool_pre_ping": self.dialect != "sqlite"}
-        if self.dialect == "sqlite":
-            options["connect_args"] = {"timeout": 30, "isolation_level": None}
-            options["pool_size"] = 50
-        else:
-            options |= {"pool_size": 10, "max_overflow": 20, "pool_recycle": 1800}
-            options["isolation_level"] = "READ COMMITTED"
-        if self.dialect == "mysql":
-            parsed = parsed.update_query_dict({"charset": "utf8mb4"})
-        self.engine: Engine = create_engine(parsed, **options)
-        if self.dialect == "sqlite":
             event.listen(self.engine, "connect", _prepare_sqlite)
-        self._autocommit = self.engine.execution_options(isolation_level="AUTOCOMMIT")
-
-    @property
-    def skip_locked(self) -> bool:
-        """Whether rows can be locked with SKIP LOCKED; SQLite has one writer at a time instead."""
-        return self.dialect != "sqlite"
+            self._reader = self.engine
+        else:
+            options: dict[str, Any] = {
+                "pool_pre_ping": True, "pool_size": 5, "max_overflow": 15, "pool_recycle": 1800,
+            }  # fmt: skip
+            self.engine = create_engine(parsed, isolation_level="READ COMMITTED", **options)
+            # A pool of its own: a connection that changes its mode costs MySQL two round trips.
+            self._reader = create_engine(
+                parsed, isolation_level="AUTOCOMMIT", skip_autocommit_rollback=True, **options
+            )
+        # SQLite has one writer at a time. Threads of ours queue here, where the next one goes on
+        # at once; SQLite itself would let them ask again after growing pauses.
+        self._writers = threading.Lock() if self.dialect == "sqlite" else nullcontext()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection on which each SELECT stands for itself: no transaction is begun or held."""
-        with (
-            self.engine if self.dialect == "sqlite" else self._autocommit
-        ).connect() as connection:
+        with self._reader.connect() as connection:
             yield connection
 
     @contextmanager
-    def _begin(self) -> Iterator[Connection]:
-        with self.engine.connect() as connection:
+    def begin(self) -> Iterator[Connection]:
+        """One write transaction, tried once: for what can't be run twice (see `transact`)."""
+        with self._writers, self.engine.connect() as connection:
             if self.dialect == "sqlite":
                 # A transaction that begins as a reader can't always become a writer.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -91,7 +86,7 @@ class Database:
         """
         for attempt in range(1, _TRIES + 1):
             try:
-                with self._begin() as connection:
+                with self.begin() as connection:
                     return work(connection)
             except OperationalError as error:
                 if attempt == _TRIES or not _worth_retrying(error):
@@ -102,6 +97,30 @@ class Database:
     def close(self) -> None:
         """Close all pooled connections."""
         self.engine.dispose()
+        self._reader.dispose()
+
+
+def _parse(url: str) -> tuple[URL, str]:
+    """The URL with the driver that we bring, and the family of its SQL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:  # its message repeats the URL, password and all
+        raise InvalidRequest.field("store_url", None, "is no database URL") from None
+    family = parsed.get_backend_name() if "+" in parsed.drivername else parsed.drivername
+    if family not in _DRIVERS:
+        raise InvalidRequest.field(
+            "store_url",
+            parsed.render_as_string(hide_password=True),
+            "must be a sqlite, postgresql, mysql or mariadb URL",
+        )
+    parsed = parsed.set(drivername=_DRIVERS[family])
+    if family == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise InvalidRequest.field(
+            "store_url", url, "must name a file: what is in memory is not shared between threads"
+        )
+    if family in ("mysql", "mariadb"):
+        parsed = parsed.update_query_dict({"charset": "utf8mb4"})
+    return parsed, {"postgres": "postgresql", "mariadb": "mysql"}.get(family, family)
 
 
 def _in_transaction(connection: Connection) -> bool:
@@ -118,7 +137,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: ConnectionPoolEntry
         "synchronous=NORMAL",
         "foreign_keys=ON",
         "temp_store=MEMORY",
-        "cache_size=-16384",
+        "cache_size=-4096",
     ):
         connection.execute(f"PRAGMA {pragma}").close()
 
@@ -131,4 +150,4 @@ def _worth_retrying(error: DBAPIError) -> bool:
     if getattr(original, "sqlstate", None) in {"40001", "40P01", "55P03"}:
         return True
     code = original.args[0] if original is not None and original.args else None
-    return code in {1205, 1213}
+    return code in {1020, 1205, 1213}

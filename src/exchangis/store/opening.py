@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from exchangis.config import Settings
 from exchangis.store.database import Database
@@ -36,6 +37,8 @@ def open_store(settings: Settings) -> Store:
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     box = SecretBox(settings.home / KEY_FILE)
     database = Database(settings.effective_store_url)
+    if database.dialect == "sqlite":  # before SQLite makes it readable to all; never empties it
+        Path(str(database.engine.url.database)).touch(mode=0o600, exist_ok=True)
     try:
         upgrade(database)
     except BaseException:

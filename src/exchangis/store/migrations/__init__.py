@@ -1,0 +1,1 @@
+"""Alembic's environment: how the store's schema came about, step by step."""
