@@ -185,7 +185,7 @@ class Executions:
         def work(connection: Connection) -> None:
             connection.execute(insert(executions).values(values))
             stream = log_lines.job_stream(execution_id)
-            log_lines.create(connection, stream, execution_id)
+            log_lines.create(connection, [stream], execution_id)
             log_lines.append(connection, stream, story)
 
         self._db.transact(work)

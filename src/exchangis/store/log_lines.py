@@ -1,8 +1,8 @@
 """Log lines in the store: numbered from 0 per stream, kept in compressed chunks.
 
-A chunk holds up to `CHUNK_LINES` lines; small appends are merged into the last chunk, so that a
-page is read from one or two rows however the lines came in. Numbers are given out under the lock
-of the stream's row: any server may append, readers see no gap.
+A chunk holds up to `CHUNK_LINES` lines or about `CHUNK_CHARS` characters; small appends are merged
+into the last chunk, so that a page is read from few rows however the lines came in. Numbers are
+given out under the lock of the stream's row: any server may append, readers see no gap.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from exchangis.domain.loglines import LogLevel, LogLine
 from exchangis.store.schema import log_chunks, log_streams
 
 CHUNK_LINES = 512
+CHUNK_CHARS = 256 * 1024
+_MERGE_BYTES = 32 * 1024
+"""A last chunk that is larger (compressed) is left as it is: packing it again would cost more."""
 _CODES: dict[LogLevel, str] = {"DEBUG": "D", "INFO": "I", "WARN": "W", "ERROR": "E"}
 _LEVELS: dict[str, LogLevel] = {code: level for level, code in _CODES.items()}
 
@@ -41,16 +44,30 @@ def task_stream(task_id: int) -> str:
 
 
 def _pack(lines: Sequence[LogLine]) -> bytes:
-    return zlib.compress("\n".join(_CODES[x.level] + x.text for x in lines).encode(), 1)
+    # A line is one line and encodes, whoever made it: the numbers of all others depend on it.
+    whole = "\n".join(_CODES[x.level] + x.text.replace("\n", "\\n") for x in lines)
+    return zlib.compress(whole.encode("utf-8", "backslashreplace"), 1)
 
 
 def _unpack(data: bytes) -> list[LogLine]:
     return [LogLine(_LEVELS[x[0]], x[1:]) for x in zlib.decompress(data).decode().split("\n")]
 
 
-def create(connection: Connection, name: str, execution_id: str) -> None:
-    """Open an empty stream."""
-    connection.execute(insert(log_streams).values(name=name, execution_id=execution_id))
+def _parts(lines: Sequence[LogLine]) -> Iterator[Sequence[LogLine]]:
+    start = size = 0
+    for number, line in enumerate(lines):
+        if number > start and (number - start == CHUNK_LINES or size > CHUNK_CHARS):
+            yield lines[start:number]
+            start, size = number, 0
+        size += len(line.text)
+    yield lines[start:]
+
+
+def create(connection: Connection, names: Sequence[str], execution_id: str) -> None:
+    """Open empty streams that belong to an execution."""
+    connection.execute(
+        insert(log_streams), [{"name": name, "execution_id": execution_id} for name in names]
+    )
 
 
 def append(connection: Connection, name: str, lines: Sequence[LogLine]) -> bool:
@@ -64,39 +81,42 @@ def append(connection: Connection, name: str, lines: Sequence[LogLine]) -> bool:
     )
     if taken.rowcount == 0:
         return False
-    stream = _state(connection, name)
+    stream = state(connection, name)
     assert stream is not None
     first = stream.next_line - len(lines)
-    pending = list(lines)
     last = connection.execute(
         select(log_chunks.c.first_line, log_chunks.c.line_count, log_chunks.c.data)
         .where(log_chunks.c.stream_id == stream.id)
         .order_by(log_chunks.c.first_line.desc())
         .limit(1)
     ).first()
-    if last is not None and last.line_count + len(pending) <= CHUNK_LINES:
+    if (
+        last is not None
+        and last.line_count + len(lines) <= CHUNK_LINES
+        and len(last.data) <= _MERGE_BYTES
+        and sum(len(line.text) for line in lines) <= CHUNK_CHARS
+    ):
         connection.execute(
             update(log_chunks)
             .where(log_chunks.c.stream_id == stream.id, log_chunks.c.first_line == last.first_line)
             .values(
-                line_count=last.line_count + len(pending),
-                data=_pack([*_unpack(last.data), *pending]),
+                line_count=last.line_count + len(lines),
+                data=_pack([*_unpack(last.data), *lines]),
             )
         )
         return True
-    connection.execute(
-        insert(log_chunks),
-        [
+    rows = []
+    for part in _parts(lines):
+        rows.append(
             {
                 "stream_id": stream.id,
-                "first_line": first + start,
+                "first_line": first,
                 "line_count": len(part),
                 "data": _pack(part),
             }
-            for start in range(0, len(pending), CHUNK_LINES)
-            if (part := pending[start : start + CHUNK_LINES])
-        ],
-    )
+        )
+        first += len(part)
+    connection.execute(insert(log_chunks), rows)
     return True
 
 
@@ -105,21 +125,17 @@ def close(connection: Connection, name: str) -> None:
     connection.execute(update(log_streams).where(log_streams.c.name == name).values(closed=True))
 
 
-def _state(connection: Connection, name: str) -> StreamState | None:
+def state(connection: Connection, name: str) -> StreamState | None:
+    """The stream as it is now, or None when there is none.
+
+    Read the state before the lines: lines up to its `next_line` are then all there.
+    """
     row = connection.execute(
         select(log_streams.c.id, log_streams.c.next_line, log_streams.c.closed).where(
             log_streams.c.name == name
         )
     ).first()
     return None if row is None else StreamState(row.id, row.next_line, bool(row.closed))
-
-
-def state(connection: Connection, name: str) -> StreamState | None:
-    """The stream as it is now, or None when there is none.
-
-    Read the state before the lines: lines up to its `next_line` are then all there.
-    """
-    return _state(connection, name)
 
 
 def read(connection: Connection, stream: StreamState, start: int, count: int) -> list[LogLine]:

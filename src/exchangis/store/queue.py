@@ -14,14 +14,15 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, case, func, insert, or_, select, update
 
+from exchangis.domain.errors import InvalidRequest
 from exchangis.domain.loglines import LogLine
 from exchangis.domain.states import State, job_sources_of, task_sources_of
 from exchangis.store import log_lines
 from exchangis.store.database import Database
+from exchangis.store.execution_rows import ACTIVE, MAX_OPEN_PROGRESS, lock, refresh_progress
 from exchangis.store.schema import executions, mutexes, tasks
+from exchangis.store.values import check_texts, fit
 
-ACTIVE = (State.SCHEDULED, State.RUNNING)
-"""Task states that have an owner and a lease."""
 _CANDIDATES = 200
 
 
@@ -135,7 +136,14 @@ class Queue:
     def generated(
         self, work: Generation, new_tasks: Sequence[NewTask], story: Sequence[LogLine], *, now: int
     ) -> bool:
-        """Store the tasks and move the job to Scheduled; False when it is no longer ours."""
+        """Store the tasks and move the job to Scheduled; False when it is no longer ours.
+
+        InvalidRequest when there is no task: nothing would ever end such a job.
+        """
+        if not new_tasks:
+            raise InvalidRequest.field("content", [], "holds no sub job")
+        for task in new_tasks:
+            check_texts(tasks, {"name": task.name, "spec": task.spec})
 
         def store(connection: Connection) -> bool:
             moved = connection.execute(
@@ -157,28 +165,34 @@ class Queue:
             )
             if moved.rowcount == 0:
                 return False
-            for position, task in enumerate(new_tasks):
-                inserted = connection.execute(
-                    insert(tasks).values(
-                        execution_id=work.execution_id,
-                        position=position,
-                        name=task.name,
-                        engine=task.engine,
-                        source_type=task.source_type,
-                        sink_type=task.sink_type,
-                        execute_user=work.execute_user,
-                        spec=task.spec,
-                        unknown_keys=json.dumps(task.unknown_keys),
-                        state=State.INITED,
-                        max_attempts=task.max_attempts,
-                        timeout_ms=task.timeout_ms,
-                        created_at=now,
-                        updated_at=now,
-                    )
-                )
-                key = inserted.inserted_primary_key
-                assert key is not None
-                log_lines.create(connection, log_lines.task_stream(key[0]), work.execution_id)
+            connection.execute(
+                insert(tasks),
+                [
+                    {
+                        "execution_id": work.execution_id,
+                        "position": position,
+                        "name": task.name,
+                        "engine": task.engine,
+                        "source_type": task.source_type,
+                        "sink_type": task.sink_type,
+                        "execute_user": work.execute_user,
+                        "spec": task.spec,
+                        "unknown_keys": json.dumps(task.unknown_keys),
+                        "state": State.INITED,
+                        "max_attempts": task.max_attempts,
+                        "timeout_ms": task.timeout_ms,
+                        "created_at": now,
+                        "updated_at": now,
+                    }
+                    for position, task in enumerate(new_tasks)
+                ],
+            )
+            made = connection.execute(
+                select(tasks.c.id).where(tasks.c.execution_id == work.execution_id)
+            ).scalars()
+            log_lines.create(
+                connection, [log_lines.task_stream(key) for key in made], work.execution_id
+            )
             log_lines.append(connection, log_lines.job_stream(work.execution_id), story)
             return True
 
@@ -272,19 +286,8 @@ class Queue:
 
         def work(connection: Connection) -> set[int]:
             moved = set()
-            for claim, story in claims:
-                connection.execute(
-                    update(executions)
-                    .where(
-                        executions.c.execution_id == claim.execution_id,
-                        executions.c.state.in_(job_sources_of(State.RUNNING)),
-                    )
-                    .values(
-                        state=State.RUNNING,
-                        launched_at=func.coalesce(executions.c.launched_at, now),
-                        updated_at=now,
-                    )
-                )
+            for claim, story in sorted(claims, key=lambda item: item[0].execution_id):
+                lock(connection, claim.execution_id)
                 changed = connection.execute(
                     update(tasks)
                     .where(
@@ -300,9 +303,22 @@ class Queue:
                         updated_at=now,
                     )
                 )
-                if changed.rowcount:
-                    moved.add(claim.task_id)
-                    log_lines.append(connection, log_lines.job_stream(claim.execution_id), story)
+                if changed.rowcount == 0:
+                    continue
+                connection.execute(
+                    update(executions)
+                    .where(
+                        executions.c.execution_id == claim.execution_id,
+                        executions.c.state.in_(job_sources_of(State.RUNNING)),
+                    )
+                    .values(
+                        state=State.RUNNING,
+                        launched_at=func.coalesce(executions.c.launched_at, now),
+                        updated_at=now,
+                    )
+                )
+                moved.add(claim.task_id)
+                log_lines.append(connection, log_lines.job_stream(claim.execution_id), story)
             return moved
 
         return self._db.transact(work)
@@ -353,7 +369,7 @@ class Queue:
 
         def work(connection: Connection) -> set[int]:
             kept = set()
-            for task_id, attempt in held:
+            for task_id, attempt in sorted(held):
                 renewed = connection.execute(
                     update(tasks)
                     .where(
@@ -376,17 +392,17 @@ class Queue:
 
         def work(connection: Connection) -> set[int]:
             refused = set()
-            touched = {r.execution_id for r in reports if r.progress is not None}
-            connection.execute(
-                select(executions.c.id)
-                .where(executions.c.execution_id.in_(touched))
-                .order_by(executions.c.id)
-                .with_for_update()
-            ).all()
-            for report in reports:
-                values = dict(report.values)
+            touched = sorted({r.execution_id for r in reports if _moves_job(r)})
+            for execution_id in touched:
+                lock(connection, execution_id)
+            for report in sorted(reports, key=lambda r: r.task_id):
+                values = fit(tasks, dict(report.values))
                 if report.progress is not None:
-                    values["progress"] = report.progress
+                    # Never falls within an attempt, and is 1 on Success alone.
+                    reached = max(0.0, min(report.progress, MAX_OPEN_PROGRESS))
+                    values["progress"] = case(
+                        (tasks.c.progress < reached, reached), else_=tasks.c.progress
+                    )
                 if report.weight is not None:
                     values["weight"] = report.weight
                 changed = connection.execute(
@@ -405,7 +421,7 @@ class Queue:
                     log_lines.append(
                         connection, log_lines.task_stream(report.task_id), report.lines
                     )
-            for execution_id in sorted(touched):
+            for execution_id in touched:
                 refresh_progress(connection, execution_id, now=now)
             return refused
 
@@ -425,6 +441,10 @@ class Queue:
             ]
 
 
+def _moves_job(report: Report) -> bool:
+    return report.progress is not None or any(name == "flow" for name, _ in report.values)
+
+
 def _claim(row: Any, attempt: int) -> Claim:
     sessions = json.loads(row.sessions) if row.sessions else []
     return Claim(
@@ -441,36 +461,4 @@ def _claim(row: Any, attempt: int) -> Claim:
         timeout_ms=row.timeout_ms,
         sessions=tuple((side, session) for side, session in sessions),
         external_id=row.external_id,
-    )
-
-
-def refresh_progress(connection: Connection, execution_id: str, *, now: int) -> None:
-    """The job's progress and flow from its tasks', weighted by size; it never falls.
-
-    Below 1 as long as the job is not Success (contract, "States").
-    """
-    total = func.coalesce(func.sum(tasks.c.weight * tasks.c.progress), 0.0)
-    whole = func.coalesce(func.nullif(func.sum(tasks.c.weight), 0.0), 1.0)
-    running = func.coalesce(
-        func.sum(case((tasks.c.state == State.RUNNING, tasks.c.flow), else_=0.0)), 0.0
-    )
-    row = connection.execute(
-        select((total / whole).label("progress"), running.label("flow")).where(
-            tasks.c.execution_id == execution_id
-        )
-    ).one()
-    progress = min(float(row.progress), 0.999)
-    connection.execute(
-        update(executions)
-        .where(
-            executions.c.execution_id == execution_id,
-            executions.c.state != State.SUCCESS,
-        )
-        .values(
-            progress=case(
-                (executions.c.progress < progress, progress), else_=executions.c.progress
-            ),
-            flow=float(row.flow),
-            updated_at=now,
-        )
     )

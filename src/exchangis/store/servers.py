@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from exchangis.store.database import Database
-from exchangis.store.queue import ACTIVE
+from exchangis.store.execution_rows import ACTIVE
 from exchangis.store.schema import servers, tasks
 
 

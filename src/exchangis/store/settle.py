@@ -26,11 +26,14 @@ from exchangis.domain.states import (
 )
 from exchangis.store import log_lines
 from exchangis.store.database import Database
-from exchangis.store.queue import ACTIVE, refresh_progress
+from exchangis.store.execution_rows import ACTIVE, lock, refresh_progress
 from exchangis.store.schema import executions, tasks
+from exchangis.store.values import fit
 
 MAX_CLAIMS = 50
 """A task claimed this often is given up: it keeps taking its servers down with it."""
+
+TIME_LIMIT = "time_limit_exceeded"
 
 Story = Callable[[LogLevel, str], list[LogLine]]
 """Makes the log lines for one message."""
@@ -70,15 +73,17 @@ class Settler:
         def work(connection: Connection) -> set[int]:
             return {
                 outcome.task_id
-                for outcome in outcomes
+                for outcome in sorted(outcomes, key=lambda o: (o.execution_id, o.task_id))
                 if not self._finish(connection, owner, outcome, now)
             }
 
         return self._db.transact(work) if outcomes else set()
 
     def _finish(self, connection: Connection, owner: str, outcome: Outcome, now: int) -> bool:
-        job = _lock(connection, outcome.execution_id)
-        task = connection.execute(select(tasks).where(tasks.c.id == outcome.task_id)).first()
+        job = lock(connection, outcome.execution_id)
+        task = connection.execute(
+            select(tasks).where(tasks.c.id == outcome.task_id).with_for_update()
+        ).first()
         if (
             job is None
             or task is None
@@ -90,18 +95,15 @@ class Settler:
         log_lines.append(connection, log_lines.task_stream(task.id), outcome.lines)
         if outcome.values:
             connection.execute(
-                update(tasks).where(tasks.c.id == task.id).values(**dict(outcome.values))
+                update(tasks).where(tasks.c.id == task.id).values(fit(tasks, dict(outcome.values)))
             )
-        state = outcome.state
+        state, error, code = outcome.state, outcome.error, outcome.error_code
         if task.stop_state is not None and state is not State.SUCCESS:
-            state = State(task.stop_state)
+            state, error, code = _stopped(task, error, code)
         if state is State.FAILED and outcome.retry_in_ms is not None:
             self._wait(connection, job, task, outcome, now)
         else:
-            self._end(
-                connection, job, task, state, outcome.error, outcome.error_code, now,
-                discarded=outcome.discarded,
-            )  # fmt: skip
+            self._end(connection, job, task, state, error, code, now, discarded=outcome.discarded)
         self._settle(connection, job, now)
         return True
 
@@ -154,6 +156,7 @@ class Settler:
             error=None if happy else error,
             error_code=None if happy else code,
             ended_at=now,
+            next_attempt_at=None,
             now=now,
             cpu=0.0,
             memory=0,
@@ -197,7 +200,8 @@ class Settler:
                 if shown is not current:
                     _move_job(connection, job, shown, updated_at=now)
             else:
-                self._end_job(connection, job, decided, None, now)
+                reason = _reason(connection, job, decided)
+                self._end_job(connection, job, decided, reason, now)
                 if still_open:
                     self._stop_rest(connection, job, State.CANCELLED, now)
                     return self._settle(connection, job, now)
@@ -265,7 +269,7 @@ class Settler:
         """
 
         def work(connection: Connection) -> State:
-            job = _lock(connection, execution_id)
+            job = lock(connection, execution_id)
             if job is None:
                 raise NotFound(f"There is no execution {execution_id}.")
             current = State(job.state)
@@ -283,7 +287,7 @@ class Settler:
             )
             self._tell(connection, job, "WARN", f"Kill requested by {user}.")
             self._stop_rest(connection, job, State.CANCELLED, now)
-            locked = _lock(connection, execution_id)
+            locked = lock(connection, execution_id)
             self._settle(connection, locked, now)
             return State(
                 connection.execute(
@@ -297,7 +301,7 @@ class Settler:
         """The job's tasks cannot be made: it is Failed, and its log says why."""
 
         def work(connection: Connection) -> None:
-            job = _lock(connection, execution_id)
+            job = lock(connection, execution_id)
             if job is not None and State(job.state) is State.INITED:
                 self._end_job(connection, job, State.FAILED, error, now)
                 log_lines.close(connection, log_lines.job_stream(execution_id))
@@ -321,7 +325,7 @@ class Settler:
             rows = connection.execute(found.limit(500)).all()
 
         def take(connection: Connection, task_id: int, execution_id: str, attempt: int) -> bool:
-            job = _lock(connection, execution_id)
+            job = lock(connection, execution_id)
             task = connection.execute(
                 select(tasks).where(
                     tasks.c.id == task_id,
@@ -333,7 +337,7 @@ class Settler:
             if job is None or task is None:
                 return False
             if task.stop_state is not None:
-                self._end(connection, job, task, State(task.stop_state), None, None, now)
+                self._end(connection, job, task, *_stopped(task, None, None), now)
             elif task.attempt >= MAX_CLAIMS:
                 error = f"Given up after {task.attempt} attempts lost with their servers."
                 self._end(connection, job, task, State.FAILED, error, "runner_lost", now)
@@ -362,32 +366,38 @@ class Settler:
             tasks.c.stop_requested_at.is_(None),
         )
         late_jobs = select(executions.c.execution_id).where(
-            executions.c.state.in_(UNFINISHED), executions.c.deadline < now
+            executions.c.state.in_(UNFINISHED),
+            executions.c.deadline < now,
+            executions.c.kill_requested_at.is_(None),  # a kill is Cancelled, however long it takes
         )
         with self._db.read() as connection:
             task_rows = connection.execute(late_tasks.limit(500)).all()
             job_rows = connection.execute(late_jobs.limit(500)).all()
 
         def stop_task(connection: Connection, task_id: int, execution_id: str) -> None:
-            job = _lock(connection, execution_id)
-            task = connection.execute(select(tasks).where(tasks.c.id == task_id)).one()
-            if job is None or State(task.state) in FINAL:
+            job = lock(connection, execution_id)
+            task = connection.execute(
+                select(tasks)
+                .where(tasks.c.id == task_id, tasks.c.stop_requested_at.is_(None))
+                .with_for_update()
+            ).first()
+            if job is None or task is None or State(task.state) in FINAL:
                 return
-            error = f"The task outran its time limit of {(task.timeout_ms or 0) / 1000:g} s."
+            error = _time_limit(task)
             if task.state == State.WAIT_FOR_RETRY:
-                self._end(connection, job, task, State.TIMEOUT, error, "time_limit_exceeded", now)
+                self._end(connection, job, task, State.TIMEOUT, error, TIME_LIMIT, now)
                 self._settle(connection, job, now)
             else:
                 connection.execute(
                     update(tasks)
                     .where(tasks.c.id == task_id, tasks.c.state.in_(ACTIVE))
-                    .values(stop_requested_at=now, stop_state=State.TIMEOUT)
+                    .values(stop_requested_at=now, stop_state=State.TIMEOUT, updated_at=now)
                 )
                 self._tell(connection, job, "ERROR", f"Task {task.id} ({task.name}): {error}")
 
         def stop_job(connection: Connection, execution_id: str) -> None:
-            job = _lock(connection, execution_id)
-            if job is None or State(job.state) in FINAL:
+            job = lock(connection, execution_id)
+            if job is None or job.kill_requested_at is not None or State(job.state) in FINAL:
                 return
             error = f"The execution outran its time limit of {(job.timeout_ms or 0) / 1000:g} s."
             self._end_job(connection, job, State.TIMEOUT, error, now)
@@ -401,10 +411,33 @@ class Settler:
         return len(task_rows) + len(job_rows)
 
 
-def _lock(connection: Connection, execution_id: str) -> Any:
-    return connection.execute(
-        select(executions).where(executions.c.execution_id == execution_id).with_for_update()
-    ).first()
+def _time_limit(task: Any) -> str:
+    return f"The task outran its time limit of {(task.timeout_ms or 0) / 1000:g} s."
+
+
+def _stopped(
+    task: Any, error: str | None, code: str | None
+) -> tuple[State, str | None, str | None]:
+    """What a task becomes that ended because somebody asked for it."""
+    if task.stop_state == State.TIMEOUT:
+        return State.TIMEOUT, _time_limit(task), TIME_LIMIT
+    return State(task.stop_state), error, code
+
+
+def _reason(connection: Connection, job: Any, decided: State) -> str | None:
+    """Why a job ended that way: who killed it, or its first task that ended so."""
+    if decided is State.SUCCESS:
+        return None
+    if job.kill_requested_at is not None:
+        return f"Killed by {job.kill_user}."
+    unhappy = FINAL - {State.SUCCESS} if decided is State.PARTIAL_SUCCESS else {decided}
+    task = connection.execute(
+        select(tasks.c.id, tasks.c.name, tasks.c.state, tasks.c.error)
+        .where(tasks.c.execution_id == job.execution_id, tasks.c.state.in_(unhappy))
+        .order_by(tasks.c.ended_at, tasks.c.position)
+        .limit(1)
+    ).one()
+    return f"Task {task.id} ({task.name}) {task.state}{f': {task.error}' if task.error else '.'}"
 
 
 def _move_task(
@@ -423,7 +456,14 @@ def _move_task(
             tasks.c.attempt == task.attempt,
             tasks.c.state.in_(task_sources_of(target)),
         )
-        .values(state=target, owner=None, lease_until=None, flow=flow, updated_at=now, **values)
+        .values(
+            state=target,
+            owner=None,
+            lease_until=None,
+            flow=flow,
+            updated_at=now,
+            **fit(tasks, values),
+        )
     )
     if moved.rowcount == 0:
         raise Conflict(f"Task {task.id} cannot go from {task.state} to {target}.")
@@ -433,6 +473,6 @@ def _move_job(connection: Connection, job: Any, target: State, **values: Any) ->
     moved = connection.execute(
         update(executions)
         .where(executions.c.id == job.id, executions.c.state.in_(job_sources_of(target)))
-        .values(state=target, **values)
+        .values(state=target, **fit(executions, values))
     )
     return bool(moved.rowcount)

@@ -9,6 +9,9 @@ from sqlalchemy import String, Table, Text
 
 from exchangis.domain.errors import FieldError, InvalidRequest
 
+MAX_TEXT = 65_536
+"""Characters of an error text that are kept."""
+
 
 def check_texts(table: Table, values: Mapping[str, Any]) -> None:
     """Refuse texts that some database would cut or not take; InvalidRequest names each column.
@@ -30,7 +33,18 @@ def check_texts(table: Table, values: Mapping[str, Any]) -> None:
         raise InvalidRequest(f"{message}.", errors=tuple(errors))
 
 
-def storable(text: str, limit: int) -> str:
-    """`text` made fit for any database, whatever is in it: an error must not fail to be stored."""
-    clean = text.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
-    return clean if len(clean) <= limit else f"{clean[: limit - 3]}..."
+def fit(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with texts made to fit, whatever is in them: what a runner says must be storable.
+
+    An error text that the database refused would leave its task without an end.
+    """
+    fitted = {}
+    for name, value in values.items():
+        kind = table.c[name].type
+        if isinstance(value, str) and isinstance(kind, String):
+            limit = MAX_TEXT if isinstance(kind, Text) or kind.length is None else kind.length
+            clean = value.encode("utf-8", "backslashreplace").decode().replace("\x00", "\\x00")
+            fitted[name] = clean if len(clean) <= limit else f"{clean[: limit - 3]}..."
+        else:
+            fitted[name] = value
+    return fitted
