@@ -42,15 +42,18 @@ _PRELOAD = (
 
 
 def _preload() -> None:
+    """Import what runners need. A plugin that cannot be imported fails the tasks that use it."""
     from exchangis.connectors.registry import connector, connector_names
     from exchangis.engine.base import engine_class, engine_names
 
     for module in _PRELOAD:
         importlib.import_module(module)
-    for name in connector_names():
-        connector(name)
-    for name in engine_names():
-        engine_class(name)
+    for load, names in ((connector, connector_names()), (engine_class, engine_names())):
+        for name in names:
+            try:
+                load(name)
+            except Exception as error:  # noqa: BLE001 - told here, and by each task that meets it
+                print(f"exchangis: {name} cannot be loaded: {error}", file=sys.stderr)
 
 
 def _become_runner(channel: int, output: int, parent: int) -> NoReturn:

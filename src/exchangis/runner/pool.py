@@ -106,7 +106,8 @@ class RunnerPool:
             return self._socket
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {k: v for k, v in os.environ.items() if k not in _SECRET_ENVIRONMENT}
-        # Arrow's and BLAS's thread pools start lazily, in the runner that needs them.
+        # Arrow starts a thread for this allocator on import, and the nursery must have but one.
+        environment["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
         self._nursery = subprocess.Popen(
             [sys.executable, "-m", "exchangis.runner.nursery", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
