@@ -14,8 +14,11 @@ MAX_LINE = 16_384
 """Characters of one stored line; what is longer is cut and says so."""
 
 _BREAKS = re.compile(r"\r\n|[\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
-# C0 and C1 controls but for tab, and the marks that reorder text on a terminal or page.
-_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# C0 and C1 controls but for tab, the marks that reorder text on a terminal or page, and lone
+# surrogates, which no database takes.
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -13,17 +14,31 @@ _NAMES = (
     r"|api[_-]?key|access[_-]?key|private[_-]?key|credential)"
 )
 _SECRET_NAME = re.compile(_NAMES, re.IGNORECASE)
+# Each pattern begins with fixed letters and has bounded repeats: hostile text of any length costs
+# time in proportion to its length.
 _ASSIGNMENT = re.compile(
-    rf"""(?P<name>["']?[\w.-]*{_NAMES}[\w.-]*["']?\s*[=:]\s*)(?P<value>"[^"]*"|'[^']*'|[^\s,;&}})\]]+)""",
+    rf"""(?P<name>{_NAMES}[\w.-]{{0,64}}["']?\s{{0,8}}[=:]\s{{0,8}})(?P<value>"[^"]*"|'[^']*'|[^\s,;&}})\]]+)""",
     re.IGNORECASE,
 )
-_URL_PASSWORD = re.compile(r"(?P<head>\b[\w+.-]+://[^\s:/@]*:)(?P<value>[^\s@/]+)(?=@)")
-_BEARER = re.compile(r"(?P<head>\bBearer\s+)\S+", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(?P<head>://[^\s:/@]{0,256}:)(?P<value>[^\s@/]{1,1024})(?=@)")
+_BEARER = re.compile(r"(?P<head>\bBearer\s{1,8})\S+", re.IGNORECASE)
 
 
 def is_secret_name(name: str) -> bool:
     """Whether a parameter of this name holds a secret."""
     return _SECRET_NAME.search(name) is not None
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """How a secret may be written: as it is, in a URL, a Python, JSON or SQL string."""
+    yield secret
+    yield from (quote(secret, safe=""), quote_plus(secret), quote(secret))
+    yield from (
+        repr(secret)[1:-1],
+        json.dumps(secret)[1:-1],
+        json.dumps(secret, ensure_ascii=False)[1:-1],
+    )
+    yield from (secret.replace("'", "''"), secret.replace("\\", "\\\\").replace("'", "\\'"))
 
 
 class Masker:
@@ -33,12 +48,7 @@ class Masker:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        forms = {
-            form
-            for secret in secrets
-            if len(secret) >= 3
-            for form in (secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1])
-        }
+        forms = {form for secret in secrets if len(secret) >= 3 for form in _forms(secret)}
         ordered = sorted(forms, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
