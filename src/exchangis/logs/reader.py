@@ -43,7 +43,8 @@ class LogPage:
 
     `end_line` is the number of the last line looked at, filtered out or not; `from_line - 1` when
     none was. `is_end`: no line is left and none can come any more. With `last_rows`, `end_line` is
-    the number of the log's last line (-1: none) and `is_end` says whether the log is closed.
+    the number of the log's last line (-1: none) and `is_end` says whether the log is closed; more
+    than 10,000 lines at once are refused.
     """
 
     end_line: int
@@ -123,8 +124,6 @@ def _check(query: LogQuery) -> None:
     if query.last_rows is not None and query.last_rows < 0:
         raise InvalidRequest.field("lastRows", query.last_rows, "must not be negative")
     if query.last_rows:
-        if query.last_rows > MAX_PAGE:
-            raise InvalidRequest.field("lastRows", query.last_rows, f"must be at most {MAX_PAGE}")
         return
     if query.from_line < 0:
         raise InvalidRequest.field("fromLine", query.from_line, "must not be negative")
@@ -134,8 +133,11 @@ def _check(query: LogQuery) -> None:
 
 def _range(query: LogQuery, stream: StreamState) -> tuple[int, int]:
     if query.last_rows:
-        start = max(stream.next_line - query.last_rows, 0)
-        return start, query.last_rows
+        count = min(query.last_rows, stream.next_line)
+        if count > MAX_PAGE:
+            reason = f"must be at most {MAX_PAGE} in a log of {stream.next_line} lines"
+            raise InvalidRequest.field("lastRows", query.last_rows, reason)
+        return stream.next_line - count, count
     if query.tail:
         return max(query.from_line, stream.next_line - query.page_size), query.page_size
     return query.from_line, query.page_size

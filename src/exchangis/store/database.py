@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from exchangis.domain.errors import InvalidRequest
@@ -57,9 +57,15 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection on which each SELECT stands for itself: no transaction is begun or held."""
+        """A connection on which each SELECT stands for itself: no transaction is begun or held.
+
+        InvalidRequest when a value to look for is none that the database can hold.
+        """
         with self._reader.connect() as connection:
-            yield connection
+            try:
+                yield connection
+            except (DataError, OverflowError, UnicodeEncodeError):  # a NUL, 2**64, a surrogate
+                raise InvalidRequest("A value to look for is not one that can be stored.") from None
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:

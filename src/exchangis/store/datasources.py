@@ -19,7 +19,7 @@ from exchangis.store.database import Database
 from exchangis.store.paging import Page, contains, read_page
 from exchangis.store.schema import data_sources
 from exchangis.store.secrets import SecretBox
-from exchangis.store.values import check_texts
+from exchangis.store.values import check_values, is_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class DataSources:
             "modified_by": user,
             "modified_at": now,
         }
-        check_texts(data_sources, values)
+        check_values(data_sources, values)
 
         def work(connection: StoreConnection) -> DataSourceRecord:
             key = connection.execute(insert(data_sources).values(values)).inserted_primary_key
@@ -148,7 +148,7 @@ class DataSources:
                 kept = self._box.decrypt(row.secrets) if same_type else {}
                 values["secrets"] = self._box.encrypt(_merge(kept, secrets or {}))
             values |= {"version": row.version + 1, "modified_by": user, "modified_at": now}
-            check_texts(data_sources, values)
+            check_values(data_sources, values)
             connection.execute(
                 update(data_sources).where(data_sources.c.id == source_id).values(values)
             )
@@ -163,13 +163,12 @@ class DataSources:
         """An expired data source is kept, and no new execution may use it."""
 
         def work(connection: StoreConnection) -> None:
-            changed = connection.execute(
+            _find(connection, source_id)
+            connection.execute(
                 update(data_sources)
                 .where(data_sources.c.id == source_id)
                 .values(expired=expired, modified_by=user, modified_at=now)
             )
-            if changed.rowcount == 0:
-                raise _unknown(source_id)
 
         self._db.transact(work)
 
@@ -177,9 +176,8 @@ class DataSources:
         """Remove it with its secrets."""
 
         def work(connection: StoreConnection) -> None:
-            gone = connection.execute(delete(data_sources).where(data_sources.c.id == source_id))
-            if gone.rowcount == 0:
-                raise _unknown(source_id)
+            _find(connection, source_id)
+            connection.execute(delete(data_sources).where(data_sources.c.id == source_id))
 
         self._db.transact(work)
 
@@ -234,6 +232,8 @@ def _merge(kept: Mapping[str, str], given: Mapping[str, str | None]) -> dict[str
 
 
 def _find(connection: StoreConnection, source_id: int, *, lock: bool = False) -> Any:
+    if not is_id(source_id):
+        raise _unknown(source_id)
     query = select(data_sources).where(data_sources.c.id == source_id)
     row = connection.execute(query.with_for_update() if lock else query).first()
     if row is None:

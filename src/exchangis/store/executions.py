@@ -15,7 +15,7 @@ from exchangis.store import log_lines
 from exchangis.store.database import Database
 from exchangis.store.paging import Page, contains, read_page
 from exchangis.store.schema import executions, log_chunks, log_streams, tasks
-from exchangis.store.values import check_texts
+from exchangis.store.values import check_values, is_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ class Executions:
             "timeout_ms": timeout_ms,
             "deadline": None if timeout_ms is None else now + timeout_ms,
         }
-        check_texts(executions, values)
+        check_values(executions, values)
 
         def work(connection: Connection) -> None:
             connection.execute(insert(executions).values(values))
@@ -228,6 +228,8 @@ class Executions:
 
     def task(self, task_id: int) -> TaskRecord:
         """One task."""
+        if not is_id(task_id):
+            raise NotFound(f"There is no task {task_id}.")
         with self._db.read() as connection:
             row = connection.execute(select(*_TASK).where(tasks.c.id == task_id)).first()
         if row is None:

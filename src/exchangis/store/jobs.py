@@ -11,7 +11,7 @@ from exchangis.domain.errors import InvalidRequest, NotFound
 from exchangis.store.database import Database
 from exchangis.store.paging import Page, contains, read_page
 from exchangis.store.schema import jobs
-from exchangis.store.values import check_texts
+from exchangis.store.values import check_values, is_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +76,10 @@ class Jobs:
     def update(self, job_id: int, *, user: str, now: int, **fields: Unpack[JobFields]) -> JobRecord:
         """Change the fields that are given, and no other."""
         values = {**fields, "modified_by": user, "modified_at": now}
-        check_texts(jobs, values)
+        check_values(jobs, values)
 
         def work(connection: Connection) -> JobRecord:
+            _find(connection, job_id)
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
             return _find(connection, job_id)
 
@@ -103,8 +104,8 @@ class Jobs:
         """Remove the job; its executions stay in the history."""
 
         def work(connection: Connection) -> None:
-            if connection.execute(delete(jobs).where(jobs.c.id == job_id)).rowcount == 0:
-                raise _unknown(job_id)
+            _find(connection, job_id)
+            connection.execute(delete(jobs).where(jobs.c.id == job_id))
 
         self._db.transact(work)
 
@@ -136,6 +137,8 @@ def _record(row: Any) -> JobRecord:
 
 
 def _find(connection: Connection, job_id: int) -> JobRecord:
+    if not is_id(job_id):
+        raise _unknown(job_id)
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).first()
     if row is None:
         raise _unknown(job_id)
@@ -146,7 +149,7 @@ def _insert(connection: Connection, values: dict[str, Any], user: str, now: int)
     stamped = {
         **values, "created_by": user, "created_at": now, "modified_by": user, "modified_at": now,
     }  # fmt: skip
-    check_texts(jobs, stamped)
+    check_values(jobs, stamped)
     key = connection.execute(insert(jobs).values(stamped)).inserted_primary_key
     assert key is not None
     return _find(connection, key[0])

@@ -21,7 +21,7 @@ from exchangis.store import log_lines
 from exchangis.store.database import Database
 from exchangis.store.execution_rows import ACTIVE, MAX_OPEN_PROGRESS, lock, refresh_progress
 from exchangis.store.schema import executions, mutexes, tasks
-from exchangis.store.values import check_texts, fit
+from exchangis.store.values import check_values, fit
 
 _CANDIDATES = 200
 
@@ -143,7 +143,7 @@ class Queue:
         if not new_tasks:
             raise InvalidRequest.field("content", [], "holds no sub job")
         for task in new_tasks:
-            check_texts(tasks, {"name": task.name, "spec": task.spec})
+            check_values(tasks, {"name": task.name, "spec": task.spec})
 
         def store(connection: Connection) -> bool:
             moved = connection.execute(

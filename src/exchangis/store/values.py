@@ -5,32 +5,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import String, Table, Text
+from sqlalchemy import BigInteger, Integer, String, Table, Text
+from sqlalchemy.types import TypeEngine
 
 from exchangis.domain.errors import FieldError, InvalidRequest
 
 MAX_TEXT = 65_536
 """Characters of an error text that are kept."""
+_BITS = 63
 
 
-def check_texts(table: Table, values: Mapping[str, Any]) -> None:
-    """Refuse texts that some database would cut or not take; InvalidRequest names each column.
+def is_id(value: int) -> bool:
+    """Whether a row may have this number; what is larger makes SQLite's driver fail."""
+    return 0 < value < 2**_BITS
+
+
+def check_values(table: Table, values: Mapping[str, Any]) -> None:
+    """Refuse what some database would cut or not take; InvalidRequest names each column.
 
     SQLite would store a name of any length, PostgreSQL no NUL character, and none a lone surrogate.
     """
-    errors = []
-    for name, value in values.items():
-        kind = table.c[name].type
-        if not isinstance(value, str) or not isinstance(kind, String):
-            continue
-        if "\x00" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-            errors.append(FieldError(name, None, "must not hold NUL or surrogate characters"))
-        elif not isinstance(kind, Text) and kind.length is not None and len(value) > kind.length:
-            reason = f"must have at most {kind.length} characters, not {len(value)}"
-            errors.append(FieldError(name, None, reason))
+    errors = [
+        FieldError(name, None, reason)
+        for name, value in values.items()
+        if (reason := _misfit(table.c[name].type, value))
+    ]
     if errors:
         message = "; ".join(f"{error.field}: {error.reason}" for error in errors)
         raise InvalidRequest(f"{message}.", errors=tuple(errors))
+
+
+def _misfit(kind: TypeEngine[Any], value: Any) -> str | None:
+    if isinstance(value, str) and isinstance(kind, String):
+        if "\x00" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+            return "must not hold NUL or surrogate characters"
+        if not isinstance(kind, Text) and kind.length is not None and len(value) > kind.length:
+            return f"must have at most {kind.length} characters, not {len(value)}"
+    if isinstance(value, int) and isinstance(kind, Integer):
+        bits = _BITS if isinstance(kind, BigInteger) else 31
+        if not -(2**bits) <= value < 2**bits:
+            return "is too large a number"
+    return None
 
 
 def fit(table: Table, values: Mapping[str, Any]) -> dict[str, Any]:
