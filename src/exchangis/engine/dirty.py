@@ -27,23 +27,26 @@ from exchangis.engine.kinds import kind
 RECORD_BYTES = 64 << 10
 """A record longer than this is kept with its long values shortened."""
 _SHORT = 256
+_EXACT = 2**53
+"""The largest whole number that every JSON reader holds exactly."""
 _REASONS = 3
 
 
-def json_value(scalar: Any) -> Any:
-    """A value as JSON: numbers that JSON holds exactly and booleans as such, binary as base64,
-    everything else as canonical text."""
-    family = kind(scalar.type)
-    if not scalar.is_valid:
-        return None
+def json_values(array: Any) -> list[Any]:
+    """A column as JSON values: numbers that JSON holds exactly and booleans as such, binary as
+    base64, everything else as canonical text."""
+    family = kind(array.type)
     if family == "binary":
-        return base64.b64encode(scalar.as_py()).decode()
-    if family == "bool" or (family == "int" and abs(scalar.as_py()) <= 2**53):
-        return scalar.as_py()
+        return [None if v is None else base64.b64encode(v).decode() for v in array.to_pylist()]
+    if family == "bool":
+        return list(array.to_pylist())
+    if family == "int":
+        values = array.to_pylist()
+        return [str(v) if v is not None and abs(v) > _EXACT else v for v in values]
     try:
-        return to_text(pa.array([scalar], scalar.type))[0].as_py()
+        return list(to_text(array).to_pylist())
     except pa.ArrowInvalid:
-        return str(scalar)
+        return [str(scalar) if scalar.is_valid else None for scalar in array]
 
 
 def _line(entry: dict[str, Any]) -> bytes:
@@ -66,7 +69,7 @@ def _shortened(value: Any, room: int) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class DirtyRecord:
-    """One row that cannot be written; `batch` and `index` say where its values are."""
+    """One row that cannot be written: `row` in the split, `index` in the batch at hand."""
 
     row: int
     column: str | None
@@ -108,23 +111,21 @@ class DirtyFile:
 
     def write(self, split: str, batch: pa.RecordBatch, records: Sequence[DirtyRecord]) -> None:
         """Append the records; on disk before it returns, as far as a killed process goes."""
-        lines = []
-        for record in records:
-            values = {
-                name: json_value(column[record.index])
-                for name, column in zip(batch.schema.names, batch.columns, strict=True)
-            }
-            lines.append(
-                _line(
-                    {
-                        "split": split,
-                        "row": record.row,
-                        "column": record.column,
-                        "reason": record.reason[:2000],
-                        "record": values,
-                    }
-                )
+        rows = batch.take(pa.array([record.index for record in records], pa.int64()))
+        names = rows.schema.names
+        values = zip(*(json_values(column) for column in rows.columns), strict=True)
+        lines = [
+            _line(
+                {
+                    "split": split,
+                    "row": record.row,
+                    "column": record.column,
+                    "reason": record.reason[:2000],
+                    "record": dict(zip(names, cells, strict=True)),
+                }
             )
+            for record, cells in zip(records, values, strict=True)
+        ]
         with self._lock:
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,15 +153,15 @@ def _split_of(line: bytes) -> str:
 class DirtyLimit:
     """How many dirty records a task may have.
 
-    Neither limit given means none is allowed. With both given both hold. The percentage is of the
-    rows read and is judged at the end; earlier only when `total` rows, the most there can be, is
-    known and the records so far are too many of them already.
+    Neither limit given means none is allowed; with both given both hold. The number is judged at
+    once. The percentage is of the rows read, whose number is certain at the end alone: it is judged
+    then, but for 0 %, which the first dirty record passes.
     """
 
     def __init__(self, limits: Limits, path: Path) -> None:
         self._percentage = limits.error_percentage
         self._records = limits.error_records
-        if self._records is None and self._percentage is None:
+        if self._percentage == 0 or (self._records is None and self._percentage is None):
             self._records = 0
         self._path = path
         self._reasons: list[str] = []
