@@ -237,9 +237,11 @@ def _floats(array: Any, nan_as_null: bool, refuse: Callable[[int, str], None]) -
 
 
 def _decimals(array: Any, kind: Affinity, refuse: Callable[[int, str], None]) -> Any:
-    texts: list[Any] = [
-        None if value is None else format(value, "f") for value in array.to_pylist()
-    ]
+    texts: list[Any]
+    if 0 <= array.type.scale <= 6:  # beyond, Arrow writes small numbers as 1E-10
+        texts = array.cast(pa.string()).to_pylist()
+    else:
+        texts = [None if value is None else format(value, "f") for value in array.to_pylist()]
     # Up to 15 significant digits survive the way through a double and back.
     if kind in ("TEXT", "BLOB") or array.type.precision <= 15:
         return texts
