@@ -64,6 +64,7 @@ from exchangis.domain.content_sides import Catalog, Side, read_sides
 from exchangis.domain.content_variables import fill_variables
 from exchangis.domain.errors import InvalidRequest
 from exchangis.domain.model import Limits, Publish, TaskSpec, WriteMode
+from exchangis.domain.nesting import MAX_DEPTH, is_too_deep
 
 MAX_SUB_JOBS = 10_000
 _LISTS = ("subJobs", "tasks", "jobs")
@@ -123,14 +124,7 @@ def load_sub_jobs(content: Any, *, path: str = "content") -> list[dict[str, Any]
     if isinstance(content, str | bytes):
         if not content.strip():
             return []
-        try:
-            content = json.loads(content)
-        except (ValueError, RecursionError) as error:
-            reason = getattr(error, "msg", None) or "nested too deeply"
-            raise InvalidRequest.field(
-                path, content, f"is not valid JSON: {reason}",
-                guidance="Send a list of sub jobs, as JSON or as JSON text.",
-            ) from None  # fmt: skip
+        content = _parse_text(content, path)
     if content is None:
         return []
     if isinstance(content, dict):
@@ -149,6 +143,20 @@ def load_sub_jobs(content: Any, *, path: str = "content") -> list[dict[str, Any]
         if not isinstance(sub_job, dict):
             raise InvalidRequest.field(f"{path}[{index}]", sub_job, "must be an object")
     return content
+
+
+def _parse_text(content: str | bytes, path: str) -> Any:
+    data = content.encode("utf-8", "replace") if isinstance(content, str) else content
+    if is_too_deep(data):
+        raise InvalidRequest.field(path, None, f"is nested deeper than {MAX_DEPTH} levels")
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        reason = getattr(error, "msg", "not UTF-8")
+        raise InvalidRequest.field(
+            path, content, f"is not valid JSON: {reason}",
+            guidance="Send a list of sub jobs, as JSON or as JSON text.",
+        ) from None  # fmt: skip
 
 
 def parse_content(

@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from exchangis.domain.content_keys import plain_name, text
+from exchangis.domain.content_keys import is_storable, plain_name, text
 from exchangis.domain.errors import InvalidRequest
 from exchangis.domain.model import ColumnMapping, FunctionCall
 
 # Deployed clients send one condition as two list entries, ["like", "a%"].
-_OPERATORS = frozenset({"like", "not like", "in", "not in", "regex", "=", "==", "!=", "<>", "<",
-                        "<=", ">", ">=", "contains", "between"})  # fmt: skip
+_OPERATORS = frozenset({"like", "not like", "in", "not in", "=", "==", "!=", "<>", "<",
+                        "<=", ">", ">=", "between", "not between", "regexp", "not regexp", "rlike",
+                        "not rlike"})  # fmt: skip
 _COLUMN = {"from": "source", "source": "source", "to": "sink", "sink": "sink",
            "validators": "validators", "validator": "validators",
            "transformers": "transformers", "transformer": "transformers"}  # fmt: skip
@@ -111,7 +112,7 @@ def _column(entry: Any, path: str) -> ColumnMapping:
 
 
 def _name(value: Any, path: str) -> str:
-    if not isinstance(value, str) or not value or "\x00" in value or len(value) > 1024:
+    if not isinstance(value, str) or not value or len(value) > 1024 or not is_storable(value):
         raise InvalidRequest.field(path, value, "must be a column's name")
     return value
 

@@ -26,6 +26,7 @@ _WRITE_MODES = {
 }
 _TRUE = frozenset({"true", "yes", "on", "1"})
 _FALSE = frozenset({"false", "no", "off", "0"})
+_UNSTORABLE = re.compile("[\\x00\\ud800-\\udfff]")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
@@ -72,9 +73,15 @@ def text(value: Any) -> str:
         return "true" if value else "false"
     if not isinstance(value, str | int | float):
         raise ValueError("expected text")
-    if "\x00" in str(value):
-        raise ValueError("must not hold a NUL character")
-    return str(value)
+    shown = str(value)
+    if not is_storable(shown):
+        raise ValueError("must hold no NUL character and no lone surrogate")
+    return shown
+
+
+def is_storable(value: str) -> bool:
+    """Whether every database takes the text: no NUL characters, no lone surrogates."""
+    return not _UNSTORABLE.search(value)
 
 
 def write_mode(value: Any) -> WriteMode:

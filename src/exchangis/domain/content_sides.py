@@ -13,6 +13,7 @@ from exchangis.domain.content_keys import (
     SOURCE_WORDS,
     Word,
     endings,
+    is_storable,
     plain_name,
     text,
     whole,
@@ -44,6 +45,7 @@ class StoredSource:
     id: int
     name: str
     type: str
+    expired: bool = False
 
 
 class Catalog(Protocol):
@@ -171,6 +173,11 @@ def _from_object(value: Mapping[str, Any], name_of: SideName, path: str, catalog
             raise InvalidRequest.field(
                 f"{path}.type", kind, f"data source {stored.id} is of type {stored.type}"
             )
+        if stored.expired:
+            raise InvalidRequest.field(
+                f"{path}.id", stored.id, f"data source {stored.name} is expired",
+                guidance="Use another one.",
+            )  # fmt: skip
         side.data_source = stored.id
     side.database = _text_of(plain, ("db", "database"), path)
     side.table = _text_of(plain, ("table",), path)
@@ -251,9 +258,11 @@ def _text_of(plain: Mapping[str, Any], names: tuple[str, ...], path: str) -> str
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise InvalidRequest.field(f"{path}.{name}", value, "must be text")
         shown = str(value)
-        if "\x00" in shown or len(shown) > 4096:
+        if not is_storable(shown) or len(shown) > 4096:
             raise InvalidRequest.field(
-                f"{path}.{name}", value, "must be shorter and hold no NUL character"
+                f"{path}.{name}",
+                value,
+                "must have at most 4096 characters, no NUL and no surrogate among them",
             )
         return shown
     return None

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from exchangis.domain.errors import InvalidRequest
+from exchangis.domain.nesting import is_too_deep
 
 _VARIABLE = re.compile(r"\$\{\s*([A-Za-z_][\w.-]{0,99})\s*\}")
 
@@ -21,9 +22,11 @@ def read_variables(params: Any, *, path: str = "jobParams") -> dict[str, str]:
     if params is None or params == "":
         return {}
     if isinstance(params, str):
+        if is_too_deep(params.encode("utf-8", "replace")):
+            raise InvalidRequest.field(path, None, "is nested too deeply")
         try:
             params = json.loads(params)
-        except (ValueError, RecursionError):
+        except ValueError:
             raise InvalidRequest.field(path, params, "must be a JSON object") from None
     if not isinstance(params, dict):
         raise InvalidRequest.field(path, params, "must be an object of names and values")

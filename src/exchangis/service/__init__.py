@@ -1,0 +1,1 @@
+"""What Exchangis does for whoever asks, over HTTP, a terminal or Python: checked, then stored."""
