@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from exchangis.domain.model import Connection
 from exchangis.store.database import Database
 from exchangis.store.paging import Page, contains, read_page
 from exchangis.store.schema import data_sources
-from exchangis.store.secrets import SecretBox
+from exchangis.store.secrets import SecretBox, SecretKeyError
 from exchangis.store.values import check_values, is_id
 
 
@@ -67,7 +68,7 @@ class DataSources:
             "description": description,
             "label": label,
             "params": json.dumps(dict(params)),
-            "secrets": self._box.encrypt(secrets),
+            "secrets": self._seal({x: value for x, value in secrets.items() if value != MASK}),
             "created_by": user,
             "created_at": now,
             "modified_by": user,
@@ -78,7 +79,7 @@ class DataSources:
         def work(connection: StoreConnection) -> DataSourceRecord:
             key = connection.execute(insert(data_sources).values(values)).inserted_primary_key
             assert key is not None
-            return self._record(_find(connection, key[0]))
+            return _record(_find(connection, key[0]))
 
         try:
             return self._db.transact(work)
@@ -88,7 +89,7 @@ class DataSources:
     def get(self, source_id: int) -> DataSourceRecord:
         """The data source of that id."""
         with self._db.read() as connection:
-            return self._record(_find(connection, source_id))
+            return _record(_find(connection, source_id))
 
     def by_name(self, name: str) -> DataSourceRecord:
         """The data source of exactly that name."""
@@ -98,13 +99,13 @@ class DataSources:
             ).first()
         if row is None:
             raise NotFound(f"There is no data source named {name!r}.")
-        return self._record(row)
+        return _record(row)
 
     def connection(self, source_id: int) -> Connection:
         """How to reach it, secrets decrypted: for runners and connection tests alone."""
         with self._db.read() as connection:
             row = _find(connection, source_id)
-        secrets = self._box.decrypt(row.secrets)
+        secrets = self._open(row.secrets)
         return Connection(
             type=row.type,
             params=json.loads(row.params),
@@ -145,14 +146,20 @@ class DataSources:
             }
             same_type = values.get("type", row.type) == row.type
             if secrets is not None or not same_type:
-                kept = self._box.decrypt(row.secrets) if same_type else {}
-                values["secrets"] = self._box.encrypt(_merge(kept, secrets or {}))
+                given = secrets or {}
+                # Nothing is decrypted when all are entered anew: the way out of a lost key.
+                kept = _names(row) - {x for x, value in given.items() if value != MASK}
+                stored = self._open(row.secrets) if kept and same_type else {}
+                changed = {x: value for x, value in given.items() if value not in (None, MASK)}
+                values["secrets"] = self._seal(
+                    {x: stored[x] for x in kept & stored.keys()} | changed
+                )
             values |= {"version": row.version + 1, "modified_by": user, "modified_at": now}
             check_values(data_sources, values)
             connection.execute(
                 update(data_sources).where(data_sources.c.id == source_id).values(values)
             )
-            return self._record(_find(connection, source_id))
+            return _record(_find(connection, source_id))
 
         try:
             return self._db.transact(work)
@@ -197,7 +204,7 @@ class DataSources:
             conditions.append(contains(data_sources.c.name, name))
         with self._db.read() as connection:
             return read_page(
-                connection, data_sources, list(data_sources.c), conditions, self._record,
+                connection, data_sources, list(data_sources.c), conditions, _record,
                 page=page, size=size,
             )  # fmt: skip
 
@@ -205,30 +212,40 @@ class DataSources:
         """Every stored secret in clear: for the masker alone."""
         with self._db.read() as connection:
             stored = connection.execute(select(data_sources.c.secrets)).scalars().all()
-        return [value for text in stored for value in self._box.decrypt(text).values()]
+        values: list[str] = []
+        for text in stored:
+            with suppress(SecretKeyError):  # what nobody can decrypt can't be shown either
+                values += self._open(text).values()
+        return values
 
-    def _record(self, row: Any) -> DataSourceRecord:
-        return DataSourceRecord(
-            id=row.id,
-            name=row.name,
-            type=row.type,
-            description=row.description,
-            label=row.label,
-            params=json.loads(row.params),
-            secret_names=tuple(sorted(self._box.decrypt(row.secrets))),
-            version=row.version,
-            expired=bool(row.expired),
-            created_by=row.created_by,
-            created_at=row.created_at,
-            modified_by=row.modified_by,
-            modified_at=row.modified_at,
-        )
+    def _seal(self, secrets: Mapping[str, str]) -> str:
+        """The names of the secrets stay readable, so that a list needs no decryption."""
+        return json.dumps({"names": sorted(secrets), "sealed": self._box.encrypt(secrets)})
+
+    def _open(self, text: str) -> dict[str, str]:
+        return self._box.decrypt(json.loads(text)["sealed"])
 
 
-def _merge(kept: Mapping[str, str], given: Mapping[str, str | None]) -> dict[str, str]:
-    merged = {name: value for name, value in kept.items() if given.get(name, MASK) is not None}
-    merged |= {name: value for name, value in given.items() if value is not None and value != MASK}
-    return merged
+def _record(row: Any) -> DataSourceRecord:
+    return DataSourceRecord(
+        id=row.id,
+        name=row.name,
+        type=row.type,
+        description=row.description,
+        label=row.label,
+        params=json.loads(row.params),
+        secret_names=tuple(sorted(_names(row))),
+        version=row.version,
+        expired=bool(row.expired),
+        created_by=row.created_by,
+        created_at=row.created_at,
+        modified_by=row.modified_by,
+        modified_at=row.modified_at,
+    )
+
+
+def _names(row: Any) -> set[str]:
+    return set(json.loads(row.secrets)["names"])
 
 
 def _find(connection: StoreConnection, source_id: int, *, lock: bool = False) -> Any:

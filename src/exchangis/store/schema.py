@@ -50,7 +50,7 @@ data_sources = Table(
     Column("description", _LongText, nullable=False, default=""),
     Column("label", String(255), nullable=False, default=""),
     Column("params", _LongText, nullable=False, comment="JSON object, without secrets"),
-    Column("secrets", _LongText, nullable=False, comment="encrypted JSON object"),
+    Column("secrets", _LongText, nullable=False, comment="JSON: their names, and them encrypted"),
     Column("version", Integer, nullable=False, default=1),
     Column("expired", Boolean, nullable=False, default=False),
     Column("created_by", String(128), nullable=False),

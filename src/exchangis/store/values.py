@@ -17,7 +17,7 @@ _BITS = 63
 
 def is_id(value: int) -> bool:
     """Whether a row may have this number; what is larger makes SQLite's driver fail."""
-    return 0 < value < 2**_BITS
+    return 0 < value < 1 << _BITS
 
 
 def check_values(table: Table, values: Mapping[str, Any]) -> None:
@@ -43,7 +43,7 @@ def _misfit(kind: TypeEngine[Any], value: Any) -> str | None:
             return f"must have at most {kind.length} characters, not {len(value)}"
     if isinstance(value, int) and isinstance(kind, Integer):
         bits = _BITS if isinstance(kind, BigInteger) else 31
-        if not -(2**bits) <= value < 2**bits:
+        if not -(1 << bits) <= value < 1 << bits:
             return "is too large a number"
     return None
 

@@ -34,7 +34,9 @@ def upgrade() -> None:
         Column("description", _LONG_TEXT, nullable=False),
         Column("label", sa.String(length=255), nullable=False),
         Column("params", _LONG_TEXT, nullable=False, comment="JSON object, without secrets"),
-        Column("secrets", _LONG_TEXT, nullable=False, comment="encrypted JSON object"),
+        Column(
+            "secrets", _LONG_TEXT, nullable=False, comment="JSON: their names, and them encrypted"
+        ),
         Column("version", sa.Integer(), nullable=False),
         Column("expired", sa.Boolean(), nullable=False),
         Column("created_by", sa.String(length=128), nullable=False),
