@@ -260,7 +260,8 @@ class Exchange:
             if self._switch_follows:
                 self._check_cancelled()
             self._sink.publish()
-            self._log("INFO", f"published {self._spec.sink.label}")
+            if self._switch_follows:
+                self._log("INFO", f"published {self._spec.sink.label}")
         reporter.now()
         counters = tally.counters
         seconds = time.monotonic() - started

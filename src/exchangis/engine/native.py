@@ -13,7 +13,6 @@ from exchangis.domain.errors import (
     InvalidRequest,
     MemoryLimitExceeded,
     TaskCancelled,
-    TaskError,
 )
 from exchangis.domain.model import TaskSpec
 from exchangis.engine.base import Engine, Events, Explanation, TaskRequest, TaskResult
@@ -43,9 +42,14 @@ class NativeEngine(Engine):
             return exchange.explain()
 
     def run(self, request: TaskRequest, events: Events) -> TaskResult:
-        with self._open(request, events) as exchange:
+        try:
             check_task(request.spec)
-            return exchange.run()
+            with self._open(request, events) as exchange:
+                return exchange.run()
+        except InvalidRequest as error:
+            raise EngineError(
+                error.message, guidance=error.guidance, errors=error.errors
+            ) from error
 
     def cancel(self) -> None:
         with self._lock:
@@ -60,7 +64,7 @@ class NativeEngine(Engine):
 
     @contextlib.contextmanager
     def _open(self, request: TaskRequest, events: Events) -> Iterator[Exchange]:
-        """The exchange, closed at the end; whatever it raises leaves as a TaskError."""
+        """The exchange, closed at the end; whatever goes wrong leaves as an ExchangisError."""
         try:
             with contextlib.closing(Exchange(request, events, self._cancelled)) as exchange:
                 with self._lock:
@@ -81,10 +85,8 @@ class NativeEngine(Engine):
         if self._cancelled.is_set():
             # Ending statements by force makes them fail in many ways; all of them mean this.
             return TaskCancelled()
-        if isinstance(error, TaskError):
+        if isinstance(error, ExchangisError):
             return error
         if isinstance(error, MemoryError):
             return MemoryLimitExceeded("The task ran out of memory.")
-        if isinstance(error, ExchangisError):
-            return EngineError(error.message, guidance=error.guidance, errors=error.errors)
         return EngineError(f"Unexpected {type(error).__name__}: {error}")
