@@ -66,6 +66,9 @@ class Capabilities:
     """Whether a data set may name a `database`."""
     staged: bool = False
     """Overwrite and upsert go to a staging area: splits may be committed before `publish()`."""
+    redefines: bool = False
+    """Files: an overwrite brings its own columns and types instead of fitting those that are there.
+    `prepare` refuses what does not fit or may not be created; `schema()` may be None throughout."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -361,7 +361,7 @@ class Csv(Connector):
     type_id = 30
     params = (files.PATH,)
     options = files_csv.OPTIONS
-    capabilities = Capabilities(addressing="uri", databases=False, staged=True)
+    capabilities = Capabilities(addressing="uri", databases=False, staged=True, redefines=True)
 
     def test(self, connection: Connection, context: Context) -> str:
         return files.tested(connection, context, SUFFIXES)

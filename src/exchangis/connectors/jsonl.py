@@ -298,7 +298,7 @@ class JsonLines(Connector):
     type_id = 31
     params = (files.PATH,)
     options = OPTIONS
-    capabilities = Capabilities(addressing="uri", databases=False, staged=True)
+    capabilities = Capabilities(addressing="uri", databases=False, staged=True, redefines=True)
 
     def test(self, connection: Connection, context: Context) -> str:
         return files.tested(connection, context, SUFFIXES)

@@ -298,6 +298,10 @@ class ParquetFormat(FileFormat):
             kind = column.type
             if isinstance(kind, pa.DictionaryType):
                 kind = kind.value_type
+            if isinstance(kind, pa.TimestampType) and kind.unit == "s":
+                kind = pa.timestamp("ms", kind.tz)
+            if pa.types.is_time32(kind):
+                kind = pa.time32("ms")
             if pa.types.is_interval(kind) or pa.types.is_union(kind):
                 raise SinkError(f"Column {column.name}: Parquet cannot hold {kind}.")
             columns.append(Column(column.name, kind, str(kind)))
@@ -341,7 +345,7 @@ class Parquet(Connector):
     type_id = 32
     params = (files.PATH,)
     options = OPTIONS
-    capabilities = Capabilities(addressing="uri", databases=False, staged=True)
+    capabilities = Capabilities(addressing="uri", databases=False, staged=True, redefines=True)
 
     def test(self, connection: Connection, context: Context) -> str:
         return files.tested(connection, context, SUFFIXES)

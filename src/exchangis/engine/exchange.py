@@ -132,11 +132,12 @@ class Exchange:
         spec = self._spec
         source = self._source.schema()
         self._check_cancelled()
-        existing = self._sink.schema()
+        anew = self._able.redefines and spec.write_mode is WriteMode.OVERWRITE
+        existing = None if anew else self._sink.schema()
         self._check_cancelled()
         if existing is not None:
             return map_columns(spec, source, existing, creates=False), source
-        if not spec.create_table:
+        if not spec.create_table and not self._able.redefines:
             raise SinkError(
                 f"{spec.sink.label} does not exist.",
                 guidance="Create it, or let the task create it (create_table).",
