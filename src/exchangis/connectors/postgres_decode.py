@@ -133,7 +133,11 @@ class Decoder:
         self._refuse(column, odd, self.policies.infinite_dates, "infinite_dates")
         text = pc.if_else(odd, pa.scalar(None, pa.string()), column)
         far = pc.fill_null(pc.match_substring_regex(text, r"^\d{5,}-"), False)
-        near = pc.if_else(far, pa.scalar(None, pa.string()), text).cast(self.type)
+        near = pc.if_else(far, pa.scalar(None, pa.string()), text)
+        if pa.types.is_time(self.type):  # Arrow casts text to moments only
+            moments = pc.binary_join_element_wise("1970-01-01", near, " ")
+            return moments.cast(pa.timestamp("us")).cast(self.type)
+        near = near.cast(self.type)
         if not pc.any(far).as_py():
             return near
         width = pa.int32() if pa.types.is_date(self.type) else pa.int64()

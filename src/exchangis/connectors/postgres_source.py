@@ -106,14 +106,14 @@ class PostgresSource(Source):
     def _look(self, session: Session) -> Relation:
         connection = session.connection
         connection.execute(_BEGIN)
-        connection.execute("SAVEPOINT export")
         try:
             row = connection.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone()
             self._snapshot = str(row[0]) if row else None
         except psycopg.DatabaseError as error:
             if connection.closed:
                 raise
-            connection.execute("ROLLBACK TO export")
+            connection.execute("ROLLBACK")
+            connection.execute(_BEGIN)
             self._context.log(
                 "WARN",
                 "The server exports no snapshot, so lanes may see different moments of the table:"

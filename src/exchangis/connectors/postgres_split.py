@@ -43,8 +43,8 @@ def _by_pages(
         "SELECT pg_relation_size(%s::oid), current_setting('block_size')::bigint", [relation.oid]
     ).fetchone()
     size, block = row if row else (0, 1)
-    parts = _count(size, _SMALL_BYTES, _SPLIT_BYTES, request)
     pages = size // block
+    parts = min(_count(size, _SMALL_BYTES, _SPLIT_BYTES, request), max(1, pages))
     bounds = [pages * part // parts for part in range(parts)]
     if parts == 1:
         return [Split(WHOLE.id, WHOLE.label, rows=relation.rows)]
