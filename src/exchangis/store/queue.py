@@ -229,7 +229,7 @@ class Queue:
                     .where(tasks.c.state.in_(ACTIVE))
                     .group_by(tasks.c.execute_user)
                 )
-                busy = dict(counted.tuples().all())
+                busy = dict(counted.all())
                 if max_total is not None:
                     room = min(room, max_total - sum(busy.values()))
             full = [u for u, n in busy.items() if max_per_user is not None and n >= max_per_user]

@@ -176,7 +176,7 @@ class Settler:
             .where(tasks.c.execution_id == execution_id)
             .group_by(tasks.c.state)
         )
-        counts = {State(state): count for state, count in counted.tuples()}
+        counts = {State(state): count for state, count in counted}
         still_open = sum(count for state, count in counts.items() if state in UNFINISHED)
         current = State(
             connection.execute(
