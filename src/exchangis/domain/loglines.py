@@ -34,6 +34,11 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
+def escape_controls(text: str) -> str:
+    """`text` with nothing left that steers or confuses a terminal; tabs and line ends stay."""
+    return _CONTROLS.sub(_escape, text)
+
+
 def make_lines(
     level: LogLevel,
     text: str,
@@ -50,7 +55,7 @@ def make_lines(
     head = f"{when:%Y-%m-%d %H:%M:%S}.{at_ms % 1000:03d} {level:<5} "
     lines = []
     for number, part in enumerate(_BREAKS.split(mask(text).rstrip("\r\n"))):
-        clean = _CONTROLS.sub(_escape, part)
+        clean = escape_controls(part)
         if len(clean) > MAX_LINE:
             clean = f"{clean[:MAX_LINE]}... (cut, {len(clean)} characters)"
         lines.append(LogLine(level, head + clean if number == 0 else f"    {clean}"))
