@@ -23,8 +23,11 @@ class Page(Generic[T]):
 
 
 def contains(column: ColumnElement[str], text: str) -> ColumnElement[bool]:
-    """Whether the column holds `text`, whose `%` and `_` are no wildcards."""
-    return column.contains(text, autoescape=True, escape="|")
+    """Whether the column holds `text`, in whatever case; its `%` and `_` are no wildcards.
+
+    Both sides are folded by the database, so that what is spelled alike is found on each of them.
+    """
+    return column.icontains(text, autoescape=True, escape="|")
 
 
 def read_page(

@@ -35,7 +35,7 @@ class StoreBusy(ExchangisError):
 
 def is_current(database: Database) -> bool:
     """Whether the store has the schema that this version needs; StoreTooNew if a later one."""
-    with database.read() as connection:
+    with _quiet(), database.read() as connection:
         return _revision(connection) == _scripts().get_current_head()
 
 
@@ -47,12 +47,11 @@ def upgrade(database: Database) -> None:
     if is_current(database):
         return
     config = _config()
-    with _alone(database) as connection:
+    with _quiet(), _alone(database) as connection:
         if _revision(connection) == _scripts().get_current_head():
             return  # another server did it while we waited
         config.attributes["connection"] = connection
-        with _quiet():
-            command.upgrade(config, "head")
+        command.upgrade(config, "head")
 
 
 def _config() -> Config:
