@@ -124,7 +124,7 @@ def matches(pattern: str, data_type: Any) -> Predicate:
 def check_pattern(pattern: str) -> None:
     """ValueError unless the text is a regular expression of the RE2 syntax."""
     try:
-        pc.match_substring_regex(pa.array([], pa.string()), pattern)
+        pc.match_substring_regex(pa.array([""]), pattern)
     except pa.ArrowInvalid as error:
         raise ValueError(str(error)) from None
 
