@@ -112,8 +112,9 @@ class Publication:
 
     # A folder
 
-    def _final_name(self, file: str) -> str:
-        return f"part-{short_hash(self.staging.task_key)}-{file}{self.form.part_suffix()}"
+    def _final_name(self, number: int) -> str:
+        """The same for all attempts, as the parts are fixed once publishing has begun."""
+        return f"part-{short_hash(self.staging.task_key)}-{number:05}{self.form.part_suffix()}"
 
     def _fill_folder(self, folder: Path, schema: pa.Schema) -> None:
         """Move the parts into `folder`; an empty one gets a file that tells the columns."""
@@ -121,15 +122,15 @@ class Publication:
             self.staging.write_record("publishing")
         folder.mkdir(exist_ok=True)
         files = [part.file for part in self.staging.parts() if part.file]
-        for file in files:
+        for number, file in enumerate(files):
             path = self.staging.parts_folder / file
             if path.exists():
-                path.replace(folder / self._final_name(file))
+                path.replace(folder / self._final_name(number))
         if not files and not any(folder.iterdir()):
             empty = self.staging.parts_folder / "empty"
-            self.form.open_part(empty, schema, self._final_name("empty")).close()
+            self.form.open_part(empty, schema, self._final_name(0)).close()
             sync(empty)
-            empty.replace(folder / self._final_name("empty"))
+            empty.replace(folder / self._final_name(0))
         sync(folder)
 
     def _exchange_folder(self, schema: pa.Schema) -> None:
@@ -170,9 +171,9 @@ class Publication:
                 self._bring_back_old()
             else:
                 shown = False
-                names = [part.file for part in self.staging.parts() if part.file]
-                for name in [*names, "empty"]:
-                    (self.target / self._final_name(name)).unlink(missing_ok=True)
+                count = sum(1 for part in self.staging.parts() if part.file)
+                for number in range(max(1, count)):
+                    (self.target / self._final_name(number)).unlink(missing_ok=True)
                 with contextlib.suppress(OSError):  # it held files before, and holds them now
                     self.target.rmdir()
             if shown:
