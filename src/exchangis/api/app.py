@@ -1,0 +1,54 @@
+"""The web application: both bases, documentation and probes behind one gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from exchangis.api.base import BASES
+from exchangis.api.errors import add_error_handlers
+from exchangis.api.gate import Gate
+from exchangis.api.routes_datasources import data_source_routes
+from exchangis.api.routes_executions import execution_routes
+from exchangis.api.routes_jobs import job_routes
+from exchangis.api.routes_logs import log_routes
+from exchangis.api.routes_system import add_system_routes
+from exchangis.service.services import Services
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+_DESCRIPTION = (
+    "Data exchange between databases and files, run as jobs of tasks. "
+    "Each call is on two bases: /api/rest_j/v1/exchangis, as the interface document prints it, and "
+    "/api/rest_j/v1/dss/exchangis/main, which deployed Exchangis 1.x clients use. "
+    "Every answer is an envelope of method, status (0 is success), message and data."
+)
+
+
+def create_app(services: Services, *, lifespan: Lifespan | None = None) -> FastAPI:
+    """The application on open services; `lifespan` starts and stops what runs beside it."""
+    app = FastAPI(
+        title="Exchangis",
+        version=version("exchangis"),
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        strict_content_type=False,
+        separate_input_output_schemas=False,
+    )
+    app.state.services = services
+    for base in BASES:
+        # Before the jobs: /job/listJobs and the like are not job ids.
+        app.include_router(execution_routes(services, base))
+        app.include_router(log_routes(services, base))
+        app.include_router(job_routes(services, base))
+        app.include_router(data_source_routes(services, base))
+    add_system_routes(app, services)
+    add_error_handlers(app)
+    app.add_middleware(Gate, settings=services.settings)
+    return app
