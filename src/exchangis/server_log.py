@@ -11,7 +11,7 @@ from exchangis.config import Settings
 from exchangis.domain.loglines import escape_controls
 from exchangis.domain.masking import Masker
 
-_QUIET = ("uvicorn.access", "alembic", "asyncio", "httpx2", "httpcore2")
+_QUIET = ("uvicorn.error", "uvicorn.access", "alembic", "asyncio", "httpx2", "httpcore2")
 """Loggers whose INFO is of no use to whoever runs a server."""
 
 

@@ -48,7 +48,7 @@ class BarsFace:
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>4.0f}%", markup=False),
+            TextColumn("{task.fields[percent]:>3}%", markup=False),
             TextColumn("{task.fields[rows]:>12}", markup=False, justify="right"),
             TextColumn("{task.fields[rate]:>14}", markup=False, justify="right"),
             _Remaining(),
@@ -98,6 +98,7 @@ class BarsFace:
         if len(short) > _NAME_WIDTH:
             short = f"{short[: _NAME_WIDTH - 1]}…"
         fields: dict[str, Any] = {
+            "percent": int(fraction * 100),  # 100 % is said of what is done alone
             "rows": f"{count(rows)} rows" if rows else "",
             "rate": f"{count(rate)} rows/s" if rate >= 1 else "",
             "state": state.value,
