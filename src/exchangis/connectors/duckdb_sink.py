@@ -222,6 +222,8 @@ class DuckDBWriter(Writer):
         self._sink = sink
         self._request = request
         self._in_transaction = False
+        self._failed = False
+        """Some statement of the open transaction did not succeed: committing would lose rows."""
         self._lock = threading.Lock()
         self._cursor: duckdb.DuckDBPyConnection | None = sink.handle.open()
         try:
@@ -250,11 +252,14 @@ class DuckDBWriter(Writer):
         by the marks inside of the transaction: a resumed task deletes none of its own rows.
         """
         cursor = self._open()
+        if self._failed:
+            raise SinkError(f"{self._sink.label}: the transaction failed; it must be rolled back.")
         if self._in_transaction:
             return cursor
         self._sink.handle.check()
         run(cursor, "BEGIN")
         self._in_transaction = True
+        self._failed = True  # until its first statements have succeeded
         self._sink.check_fence(cursor)
         if self._request.mode is WriteMode.OVERWRITE:
             mine = run(
@@ -265,13 +270,16 @@ class DuckDBWriter(Writer):
             )[0][0]
             if not mine:
                 run(cursor, f"DELETE FROM {self._sink.target}")
+        self._failed = False
         return cursor
 
     def write(self, batch: pa.RecordBatch) -> Written:
         self._sink.handle.check()
         try:
             self._transaction()
+            self._failed = True
             refused = self._rows.insert(self._rows.numbered([batch], batch.schema))
+            self._failed = False
         except duckdb.Error as error:
             raise self._sink.handle.translated(error, SinkError, self._sink.label) from error
         rejected = tuple(Rejected(number, refused[number]) for number in sorted(refused))
@@ -282,12 +290,15 @@ class DuckDBWriter(Writer):
             self._sink.context.task_key, split.id, self._sink.context.attempt, rows,
         ]  # fmt: skip
         try:
+            cursor = self._transaction()
+            self._failed = True
             run(
-                self._transaction(),
+                cursor,
                 f"INSERT INTO {self._sink.marks} (task_key, split_id, attempt, row_count)"
                 " VALUES ($1, $2, $3, $4)",
                 values,
             )
+            self._failed = False
         except duckdb.ConstraintException as error:
             raise SinkError(
                 f"{self._sink.label}: split {split.id} has been committed already, by another"
@@ -300,6 +311,7 @@ class DuckDBWriter(Writer):
         cursor = self._open()
         if not self._in_transaction:
             return
+        self._transaction()
         try:
             run(cursor, "COMMIT")
         except duckdb.Error as error:
@@ -316,7 +328,7 @@ class DuckDBWriter(Writer):
             pass  # a failed COMMIT has rolled back already
         except duckdb.Error as error:
             raise SinkError(f"{self._sink.label}: {error}.") from error
-        self._in_transaction = False
+        self._in_transaction = self._failed = False
 
     def close(self) -> None:
         with self._lock:

@@ -80,17 +80,15 @@ class DuckDBSource(Source):
                 last = run(cursor, f"SELECT max(rowid) FROM {_name(info)}")[0][0] or 0
         except duckdb.Error as error:
             raise self.handle.translated(error, SourceError, self._label) from error
-        parts = min(request.parallelism, groups)
-        step = -(-(last + 1) // (parts * ROW_GROUP)) * ROW_GROUP
-        ends = [None, *range(step, last + 1, step), None]
+        ranges = row_ranges(last, min(request.parallelism, groups))
         return [
             Split(
                 f"rowid:{'' if low is None else low}:{'' if high is None else high}",
                 f"{label}: rows {low or 0} to {'the end' if high is None else high - 1}",
                 {"from": low, "before": high},
-                (rows or 0) // (len(ends) - 1),
+                (rows or 0) // len(ranges),
             )
-            for low, high in pairwise(ends)
+            for low, high in ranges
         ]
 
     def read(self, split: Split, request: ReadRequest) -> Iterator[pa.RecordBatch]:
@@ -179,6 +177,12 @@ class DuckDBSource(Source):
 
     def close(self) -> None:
         self.handle.close()
+
+
+def row_ranges(last: int, parts: int) -> list[tuple[int | None, int | None]]:
+    """At most `parts` ranges [from, before) of row numbers up to `last`: whole row groups each."""
+    step = -(-(last + 1) // (parts * ROW_GROUP)) * ROW_GROUP
+    return list(pairwise([None, *range(step, last + 1, step), None]))
 
 
 def _name(info: TableInfo) -> str:

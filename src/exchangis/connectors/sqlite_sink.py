@@ -1,4 +1,8 @@
-"""Writing a table of a SQLite file: one writer, one transaction."""
+"""Writing a table of a SQLite file: one writer, one transaction.
+
+Foreign keys are as SQLite has them by default, not enforced: with them on, the DELETE of an
+overwrite would cascade into other tables.
+"""
 
 from __future__ import annotations
 
@@ -244,6 +248,8 @@ class SQLiteWriter(Writer):
     def __init__(self, sink: SQLiteSink, request: WriteRequest) -> None:
         self._sink = sink
         self._request = request
+        self._failed = False
+        """Some statement of the open transaction did not succeed: committing would lose rows."""
         self._connection: sqlite3.Connection | None = open_database(sink.path, "rw", sink.cancelled)
         try:
             info = table_info(self._connection, sink.table)
@@ -285,9 +291,12 @@ class SQLiteWriter(Writer):
         by the marks inside of the transaction: a resumed task deletes none of its own rows.
         """
         connection = self._open()
+        if self._failed:
+            raise SinkError(f"{self._sink.label}: the transaction failed; it must be rolled back.")
         if connection.in_transaction:
             return connection
         self._sink.begin(connection)
+        self._failed = True  # until its first statements have succeeded
         self._sink.check_fence(connection)
         if self._request.mode is WriteMode.OVERWRITE:
             (mine,) = connection.execute(
@@ -296,6 +305,7 @@ class SQLiteWriter(Writer):
             ).fetchone()
             if not mine:
                 connection.execute(f"DELETE FROM {quote(self._sink.table)}")
+        self._failed = False
         return connection
 
     def write(self, batch: pa.RecordBatch) -> Written:
@@ -314,7 +324,9 @@ class SQLiteWriter(Writer):
             columns = [[column[index] for index in kept] for column in columns]
         try:
             connection = self._transaction()
+            self._failed = True  # whatever else than a refused row ends the insert
             written = self._insert(connection, columns, len(kept))
+            self._failed = False
         except sqlite3.Error as error:
             raise translated(error, SinkError, self._sink.label, self._sink.cancelled) from error
         rejected = [Rejected(index, reason) for index, reason in refused.items()]
@@ -348,11 +360,14 @@ class SQLiteWriter(Writer):
 
     def mark(self, split: Split, rows: int) -> None:
         try:
-            self._transaction().execute(
+            connection = self._transaction()
+            self._failed = True
+            connection.execute(
                 f"INSERT INTO {_MARKS} (task_key, split_id, attempt, row_count)"
                 " VALUES (?, ?, ?, ?)",
                 (self._sink.context.task_key, split.id, self._sink.context.attempt, rows),
             )
+            self._failed = False
         except sqlite3.IntegrityError as error:
             raise SinkError(
                 f"{self._sink.label}: split {split.id} has been committed already, by another"
@@ -363,8 +378,9 @@ class SQLiteWriter(Writer):
 
     def commit(self) -> None:
         connection = self._open()
-        if not connection.in_transaction:
+        if not connection.in_transaction and not self._failed:
             return
+        self._transaction()
         try:
             self._sink.commit(connection)
         except sqlite3.Error as error:
@@ -377,6 +393,7 @@ class SQLiteWriter(Writer):
                 connection.execute("ROLLBACK")
             except sqlite3.Error as error:
                 raise SinkError(f"{self._sink.label}: {error}.") from error
+        self._failed = False
 
     def close(self) -> None:
         if self._connection is not None:
