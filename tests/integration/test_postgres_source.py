@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -244,24 +244,14 @@ def test_a_cancelled_read_raises_and_ends_in_the_database(kit: Kit, blocked: str
     holder = kit.second()
     if blocked == "lock":
         holder.execute(f"BEGIN; LOCK TABLE {kit.schema}.l")
-    raised: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            read(source, where=where)
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
     try:
-        event = "PgSleep" if blocked == "sleep" else "relation"
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = %s"
-        until(lambda: kit.run(waiting, event)[0][0] == 1)
-        source.cancel()
-        thread.join(2)
-        assert not thread.is_alive()
-        assert isinstance(raised[0], TaskCancelled)
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(read, source, where=where)
+            event = "PgSleep" if blocked == "sleep" else "relation"
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = %s"
+            until(lambda: kit.run(waiting, event)[0][0] == 1)
+            source.cancel()
+            assert isinstance(reading.exception(2), TaskCancelled)
         until(lambda: kit.backends() == 0, seconds=2)
         source.cancel()
         with pytest.raises(TaskCancelled):

@@ -56,6 +56,18 @@ def _binary_to_hex(column: Values) -> Values:
     )
 
 
+def _json_text(value: Any) -> str:
+    """JSON with every number as it was written."""
+    if isinstance(value, _Number):
+        return value
+    if isinstance(value, dict):
+        pairs = (f"{json.dumps(k, ensure_ascii=False)}: {_json_text(v)}" for k, v in value.items())
+        return "{" + ", ".join(pairs) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_json_text, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _literal(value: Any) -> str:
     """A JSON list as the text of a PostgreSQL array."""
     parts = []
@@ -69,7 +81,7 @@ def _literal(value: Any) -> str:
         elif isinstance(item, _Number):
             parts.append(item)
         else:
-            text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
+            text = item if isinstance(item, str) else _json_text(item)
             parts.append('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"')
     return "{" + ",".join(parts) + "}"
 
