@@ -71,7 +71,8 @@ class FaultEngine(Engine):
             time.sleep(1)
 
     def _deaf(self, request: TaskRequest, events: Events, argument: str) -> None:
-        """Stops its own process: no thread of it runs any more."""
+        """Stops its own process, once its log line is out: no thread of it runs any more."""
+        self._cancelled.wait(0.5)
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def _hungry(self, request: TaskRequest, events: Events, argument: str) -> None:

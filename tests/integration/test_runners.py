@@ -79,7 +79,11 @@ def test_killed_runner_takes_its_descendants_with_it(pool: RunnerPool, tmp_path:
     children = wait_until(lambda: psutil.Process(runner.pid).children(), what="the child")
     pool.kill(runner.pid)
     assert _exit_of(pool, runner).code == -signal.SIGKILL
-    wait_until(lambda: not children[0].is_running(), within=5, what="death of the child")
+    wait_until(
+        lambda: not children[0].is_running() or children[0].status() == psutil.STATUS_ZOMBIE,
+        within=5,
+        what="death of the child",
+    )
     runner.close()
 
 

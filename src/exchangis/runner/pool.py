@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass
 
 from exchangis.domain.errors import RunnerLost
@@ -34,6 +33,7 @@ class Runner:
         self.output = output
         self._pending = bytearray()
         self._to_send = bytearray()
+        self._closed = False
         channel.setblocking(False)
         os.set_blocking(output, False)
 
@@ -76,15 +76,18 @@ class Runner:
 
     def read_output(self) -> bytes:
         """What the process printed; b"" when nothing is there now."""
+        if self._closed:
+            return b""
         try:
             return os.read(self.output, 1 << 16)
         except BlockingIOError:
             return b""
 
     def close(self) -> None:
-        """Free the descriptors."""
-        self.channel.close()
-        with suppress(OSError):
+        """Free the descriptors; idempotent."""
+        if not self._closed:
+            self._closed = True
+            self.channel.close()
             os.close(self.output)
 
 

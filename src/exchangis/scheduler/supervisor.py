@@ -57,6 +57,8 @@ class Supervisor:
         self._pool = RunnerPool()
         self._attempts: dict[int, Attempt] = {}
         """By runner pid."""
+        self._outcomes: list[settle.Outcome] = []
+        """Ends of attempts that are not stored yet."""
         self._selector = selectors.DefaultSelector()
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
@@ -207,7 +209,7 @@ class Supervisor:
             if clean:
                 _LOG.warning("Cleaning up task %s must wait: %s", claim.task_id, error)
                 if cleans is not None:
-                    self._finish([cleans])
+                    self._outcomes.append(cleans.settled(self._settings.retry))
             else:
                 self._refuse(claim, error)
             return
@@ -237,7 +239,7 @@ class Supervisor:
             retry_in_ms=None if delay is None else int(delay * 1000),
             lines=tuple(self._story("ERROR", str(error))),
         )  # fmt: skip
-        self._settler.finish(self.name, [outcome], now=now_ms())
+        self._outcomes.append(outcome)
 
     def _order(self, claim: Claim, *, clean: bool) -> Order:
         spec = TaskSpec.model_validate_json(claim.spec)
@@ -370,37 +372,36 @@ class Supervisor:
     def _settle(self) -> bool:
         """Settle attempts whose processes have ended; whether there were any."""
         ended = [attempt for attempt in self._attempts.values() if attempt.ended]
-        ready: list[Attempt] = []
-        for attempt in ended:
-            self._forget_channel(attempt)
-            if attempt.cleans is not None:
-                attempt.cleans.cleaned_by(attempt)
-                ready.append(attempt.cleans)
-            elif attempt.order.mode == "clean":
-                if attempt.outcome is not None and attempt.outcome.discarded:
-                    self._queue.cleaned(attempt.claim.task_id)
-            elif attempt.needs_cleaning:
-                self._launch(
-                    replace(attempt.claim, sessions=tuple(attempt.sessions)),
-                    cleans=attempt, clean=True,
-                )  # fmt: skip
-            else:
-                ready.append(attempt)
-        self._finish(ready)
         for attempt in ended:
             del self._attempts[attempt.runner.pid]
+            self._forget_channel(attempt)
             attempt.hear_output()
             attempt.runner.close()
+            if attempt.cleans is not None:
+                attempt.cleans.cleaned_by(attempt)
+                self._outcomes.append(attempt.cleans.settled(self._settings.retry))
+            elif attempt.order.mode == "clean":
+                self._cleaned(attempt)
+            elif attempt.needs_cleaning:
+                claim = replace(attempt.claim, sessions=tuple(attempt.sessions))
+                self._launch(claim, cleans=attempt, clean=True)
+            else:
+                self._outcomes.append(attempt.settled(self._settings.retry))
+        self._finish()
         return bool(ended)
 
-    def _finish(self, ready: list[Attempt]) -> None:
-        if not ready:
+    def _cleaned(self, cleaner: Attempt) -> None:
+        if cleaner.outcome is not None and cleaner.outcome.discarded:
+            self._queue.cleaned(cleaner.claim.task_id)
+
+    def _finish(self) -> None:
+        """Store the outcomes; those that the store does not take now are kept for the next turn."""
+        if not self._outcomes:
             return
-        outcomes = [attempt.settled(self._settings.retry) for attempt in ready]
-        refused = self._settler.finish(self.name, outcomes, now=now_ms())
-        for attempt in ready:
-            if attempt.claim.task_id in refused:
-                _LOG.warning("Outcome of task %s came too late.", attempt.claim.task_id)
+        refused = self._settler.finish(self.name, self._outcomes, now=now_ms())
+        self._outcomes.clear()
+        for task_id in refused:
+            _LOG.warning("The outcome of task %s came too late: it has another owner.", task_id)
 
     def _clean_up(self) -> None:
         busy = self._attempts_by_task()
