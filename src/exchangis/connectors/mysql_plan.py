@@ -10,7 +10,6 @@ split of their own, so that all together hold each row exactly once whatever the
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,6 +24,9 @@ ROWS_PER_SPLIT = 1_000_000
 """What a retry has to do again at most, more or less."""
 MAX_SPLITS = 256
 _MAX_ESTIMATES = 400
+
+Piece = tuple[int, int, int]
+"""First key, the key after the last, and rows."""
 
 WHOLE = Split(id="all", label="whole table")
 
@@ -48,12 +50,10 @@ def split_key(table: Table) -> Key | None:
     return min(keys, key=lambda found: found[:2])[2] if keys else None
 
 
-def _ranges(
-    low: int, high: int, target: int, estimate: Callable[[int, int], int]
-) -> list[tuple[int, int, int]]:
+def _ranges(low: int, high: int, target: int, estimate: Callable[[int, int], int]) -> list[Piece]:
     """(first key, end, rows) covering low..high; halved where more than `target` rows are said."""
     pieces = [(-estimate(low, high + 1), low, high + 1)]
-    done: list[tuple[int, int, int]] = []
+    done: list[Piece] = []
     asked = 1
     while pieces:
         rows, start, end = heapq.heappop(pieces)
@@ -68,7 +68,31 @@ def _ranges(
     return sorted(done)
 
 
-def _boundaries(pieces: list[tuple[int, int, int]], count: int) -> list[int]:
+def _steps(session: Session, source: str, key: str, low: int, high: int, step: int) -> list[Piece]:
+    """The same by counting along the index, which costs a scan of it."""
+    pieces: list[Piece] = []
+    start = low
+    while True:
+        found = session.one(
+            f"SELECT {key} FROM {source} WHERE {key}>={start} ORDER BY {key} LIMIT 1 OFFSET {step}"
+        )
+        following = high + 1 if found is None else max(int(found[0]), start + 1)
+        pieces.append((start, following, step))
+        if following > high:
+            return pieces
+        start = following
+
+
+def _holds_more(session: Session, source: str, rows: int) -> bool:
+    return session.one(f"SELECT 1 FROM {source} LIMIT 1 OFFSET {rows}") is not None
+
+
+def _count(session: Session, source: str) -> int:
+    found = session.one(f"SELECT COUNT(*) FROM {source}")
+    return int(found[0]) if found else 0
+
+
+def _boundaries(pieces: list[Piece], count: int) -> list[int]:
     """Keys at which to cut into at most `count` parts of similar size."""
     share = max(1.0, sum(rows for _, _, rows in pieces) / count)
     cuts: list[int] = []
@@ -82,27 +106,17 @@ def _boundaries(pieces: list[tuple[int, int, int]], count: int) -> list[int]:
 
 
 def _estimator(session: Session, source: str, key: str) -> Callable[[int, int], int]:
+    """The server's row estimate for a key range (EXPLAIN's JSON is not used: MariaDB does not
+    escape names in it)."""
+
     def estimate(start: int, end: int) -> int:
         found = session.one(
-            f"EXPLAIN FORMAT=JSON SELECT {key} FROM {source} WHERE {key}>={start} AND {key}<{end}"
+            f"EXPLAIN SELECT {key} FROM {source} WHERE {key}>={start} AND {key}<{end}"
         )
-        return _rows_of(json.loads(found[0])) if found else 0
+        rows = found[session.column_names.index("rows")] if found else None
+        return int(rows or 0)
 
     return estimate
-
-
-def _rows_of(node: object) -> int:
-    """The largest row estimate anywhere in a plan (the servers name and nest it differently)."""
-    if isinstance(node, dict):
-        own = [
-            int(value)
-            for name, value in node.items()
-            if name in ("rows", "rows_examined_per_scan") and isinstance(value, int | float)
-        ]
-        return max([*own, *(_rows_of(value) for value in node.values())], default=0)
-    if isinstance(node, list):
-        return max((_rows_of(value) for value in node), default=0)
-    return 0
 
 
 def _condition_label(name: str, start: int | None, end: int | None) -> str:
@@ -111,35 +125,51 @@ def _condition_label(name: str, start: int | None, end: int | None) -> str:
     return f"{name} >= {start}" if end is None else f"{start} <= {name} < {end}"
 
 
-def make_splits(session: Session, table: Table, parallelism: int) -> list[Split]:
-    """The table's splits for that many lanes."""
-    key = split_key(table)
-    rows = table.rows or 0
-    whole = Split(WHOLE.id, WHOLE.label, rows=table.rows)
-    if key is None or table.is_view:
-        return [whole]
+def _count_for(rows: int, parallelism: int) -> int:
+    return min(MAX_SPLITS, max(parallelism, -(-rows // ROWS_PER_SPLIT)))
+
+
+def _pieces(session: Session, table: Table, key: Key, parallelism: int) -> tuple[int, list[Piece]]:
+    """The table's rows, and small ranges of the key in order; none where cutting does not pay."""
     source, name = f"{quote(table.database)}.{quote(table.name)}", quote(key.name)
     found = session.one(f"SELECT MIN({name}), MAX({name}) FROM {source}")
-    if found is None or found[0] is None:
-        return [whole]
+    if found is None or found[0] is None or found[0] == found[1]:
+        return 0, []
     low, high = int(found[0]), int(found[1])
     estimate = _estimator(session, source, name)
-    # Statistics of a table that was just filled may still say 0.
-    rows = max(rows, estimate(low, high + 1))
-    if rows <= SMALL_TABLE or low == high:
-        return [whole]
-    count = min(MAX_SPLITS, max(parallelism, -(-rows // ROWS_PER_SPLIT)))
-    if count == 1:
-        return [whole]
-    pieces = _ranges(low, high, max(1, rows // (count * 4)), estimate)
-    cuts = _boundaries(pieces, count)
+    rows = table.rows or 0
+    if rows <= SMALL_TABLE:
+        rows = estimate(low, high + 1)
+    if rows > SMALL_TABLE:
+        share = rows // (_count_for(rows, parallelism) * 4)
+        return rows, _ranges(low, high, max(1, share), estimate)
+    if not _holds_more(session, source, SMALL_TABLE):
+        return rows, []
+    # A table that was filled a moment ago: the server has no statistics of it yet.
+    rows = _count(session, source)
+    step = max(1, rows // _count_for(rows, parallelism))
+    return rows, _steps(session, source, name, low, high, step)
+
+
+def make_splits(session: Session, table: Table, parallelism: int) -> list[Split]:
+    """The table's splits for that many lanes."""
+    key = None if table.is_view else split_key(table)
+    rows, pieces = _pieces(session, table, key, parallelism) if key else (0, [])
+    cuts = _boundaries(pieces, _count_for(rows, parallelism))
+    if key is None or not cuts:
+        return [Split(WHOLE.id, WHOLE.label, rows=table.rows)]
+    # Range estimates may be twice the truth: they are scaled to the whole.
+    scale = rows / max(1, sum(size for _, _, size in pieces))
     starts: list[int | None] = [None, *cuts]
     ends: list[int | None] = [*cuts, None]
     sizes = [
-        sum(
-            size
-            for first, _, size in pieces
-            if first >= (start or low) and (end is None or first < end)
+        round(
+            scale
+            * sum(
+                size
+                for first, _, size in pieces
+                if (start is None or first >= start) and (end is None or first < end)
+            )
         )
         for start, end in zip(starts, ends, strict=True)
     ]

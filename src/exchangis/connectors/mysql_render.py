@@ -48,7 +48,7 @@ def _hexed(column: Array) -> Array:
     )
     first, last = ends[0].as_py(), ends[-1].as_py()
     text = binascii.hexlify(memoryview(data)[first:last]) if last > first else b""
-    doubled = pc.multiply(pc.subtract(ends, first), pa.scalar(2, pa.int32()))
+    doubled = pc.multiply(pc.subtract(ends, ends[0]), pa.scalar(2, pa.int32()))
     hexed = pa.Array.from_buffers(
         pa.string(), len(column), [None, doubled.buffers()[1], pa.py_buffer(text)]
     )

@@ -13,6 +13,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pymysql
 import pymysql.err
 from pymysql.constants import CLIENT
 
-from exchangis.connectors.mysql_errors import Side, connect_error, statement_error
+from exchangis.connectors.mysql_errors import Side, connect_error, number_of, statement_error
 from exchangis.domain.errors import (
     ConnectionFailed,
     InvalidRequest,
@@ -32,6 +33,8 @@ from exchangis.domain.model import Connection
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,253})")
 _OFFSET = re.compile(r"([+-])(0\d|1[0-4]):([0-5]\d)")
 _HOURS = 3600
+_NO_TLS = 2026
+"""The driver's error number for a server that offers no TLS."""
 _KILL_TIMEOUT = 3
 """Seconds that a fresh connection may take to end the others."""
 
@@ -132,23 +135,19 @@ class Server:
         """`text` without the password, should a server repeat it."""
         return text.replace(self.password, "******") if len(self.password) >= 3 else text
 
-    def _tls(self) -> dict[str, Any]:
+    def _tls(self) -> ssl.SSLContext | None:
         if self.ssl_mode == "disabled":
-            return {"ssl_disabled": True}
-        if self.ssl_mode == "preferred":
-            return {}
-        if self.ssl_mode == "required":
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-            return {"ssl": context}
-        if self.ssl_ca and not Path(self.ssl_ca).is_file():
-            raise InvalidRequest.field("connectParams.ssl_ca", self.ssl_ca, "no such file")
+            return None
+        if self.ssl_mode != "verify":
+            return _unchecked_tls()
+        if not self.ssl_ca:
+            return _checked_tls(None, 0)
         try:
-            return {"ssl": ssl.create_default_context(cafile=self.ssl_ca)}
-        except ssl.SSLError as error:
+            return _checked_tls(self.ssl_ca, Path(self.ssl_ca).stat().st_mtime_ns)
+        except OSError as error:
+            reason = "holds no certificates" if isinstance(error, ssl.SSLError) else error.strerror
             raise InvalidRequest.field(
-                "connectParams.ssl_ca", self.ssl_ca, f"holds no certificates: {error.reason}"
+                "connectParams.ssl_ca", self.ssl_ca, f"cannot be used: {reason}"
             ) from None
 
     def connect(self, *, bulk: bool = False, timeout: int | None = None) -> Any:
@@ -157,27 +156,53 @@ class Server:
         `bulk` lets the server accept LOAD DATA LOCAL. Even then the driver itself never opens a
         file: its own switch stays off, and `mysql_load` sends the one stream that it holds.
         """
+        tls = self._tls()
         try:
-            return pymysql.connect(
-                host=self.host,
-                port=self.port,
-                user=self.user,
-                password=self.password.encode(),
-                database=self.database,
-                charset="utf8mb4",
-                connect_timeout=timeout or self.connect_timeout,
-                autocommit=True,
-                local_infile=False,
-                client_flag=CLIENT.LOCAL_FILES if bulk else 0,
-                program_name="exchangis",
-                init_command=f"SET SESSION time_zone = {literal(self.time_zone)}",
-                **self._tls(),
-            )
+            try:
+                return self._connect(tls, bulk=bulk, timeout=timeout)
+            except pymysql.err.OperationalError as error:
+                if self.ssl_mode != "preferred" or number_of(error) != _NO_TLS:
+                    raise
+                return self._connect(None, bulk=bulk, timeout=timeout)
         except (pymysql.err.Error, OSError, RuntimeError, ValueError, IndexError) as error:
             failed = connect_error(error, self.label)
             raise ConnectionFailed(
                 self.masked(failed.message), guidance=failed.guidance, retryable=failed.retryable
             ) from None
+
+    def _connect(self, tls: ssl.SSLContext | None, *, bulk: bool, timeout: int | None) -> Any:
+        return pymysql.connect(
+            host=self.host,
+            port=self.port,
+            user=self.user,
+            password=self.password.encode(),
+            database=self.database,
+            charset="utf8mb4",
+            connect_timeout=timeout or self.connect_timeout,
+            autocommit=True,
+            local_infile=False,
+            client_flag=CLIENT.LOCAL_FILES if bulk else 0,
+            program_name="exchangis",
+            init_command=f"SET SESSION time_zone = {literal(self.time_zone)}",
+            ssl=tls,
+            ssl_disabled=tls is None,
+        )
+
+
+@cache
+def _unchecked_tls() -> ssl.SSLContext:
+    """Encrypts and checks nothing. Made once: the driver's own way loads all authorities' files for
+    each connection, which takes ten times as long as connecting."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@lru_cache(maxsize=8)
+def _checked_tls(ca: str | None, _modified: int) -> ssl.SSLContext:
+    """Checks certificate and host name; made anew when the file has changed."""
+    return ssl.create_default_context(cafile=ca)
 
 
 class Session:
@@ -208,6 +233,11 @@ class Session:
         """The first row of a small result, or None."""
         found = self.rows(sql)
         return found[0] if found else None
+
+    @property
+    def column_names(self) -> list[str]:
+        """Column names of the last result."""
+        return [str(column[0]) for column in self.raw._result.description]
 
     @property
     def warnings(self) -> int:
