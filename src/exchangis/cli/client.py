@@ -34,12 +34,16 @@ class NoServer(ExchangisError):
     code = "no_server"
 
 
-def running_server(home: Path) -> str | None:
-    """The URL of the server that runs on that home, by the file that it keeps there."""
+def running_server(home: Path, *, pid: int | None = None) -> str | None:
+    """The URL of the server that runs on that home, by the file that it keeps there.
+
+    With `pid`, only of the server that is that process.
+    """
     try:
         told = json.loads((home / SERVER_FILE).read_text())
-        alive = psutil.pid_exists(int(told["pid"]))
-        return str(told["url"]) if alive else None
+        found = int(told["pid"])
+        current = found == pid if pid is not None else psutil.pid_exists(found)
+        return str(told["url"]) if current else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

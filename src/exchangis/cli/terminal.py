@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exchangis.domain.loglines import escape_controls
@@ -47,6 +50,17 @@ def console() -> Console:
 def say(text: str = "") -> None:
     """One line on stdout, cleaned."""
     print(clean(text), flush=True)
+
+
+def program_name() -> str:
+    """How to call this program again: `exchangis` where the shell finds it, else as it was."""
+    called = Path(sys.argv[0])
+    if called.name != "exchangis":
+        return f"{shlex.quote(sys.executable)} -m exchangis"
+    found = shutil.which("exchangis")
+    if found is not None and Path(found).resolve() == called.resolve():
+        return "exchangis"
+    return shlex.quote(sys.argv[0])
 
 
 def print_json(value: Any, *, indent: int | None = 2) -> None:
