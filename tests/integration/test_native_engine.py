@@ -24,6 +24,7 @@ from exchangis.domain.errors import (
     SinkError,
     SourceError,
 )
+from tests.services import Service
 
 ROWS = 3000
 
@@ -260,3 +261,47 @@ def test_a_process_that_dies_is_resumed_exactly_once(
     assert result.exchanged == result.read == ROWS
     expected = {"append": [-1], "overwrite": []}[mode] + list(range(ROWS))
     assert sorted(row[0] for row in _rows(target)) == expected
+
+
+# Servers ------------------------------------------------------------------------------------------
+
+
+def _connect(service: Service) -> Any:
+    import pymysql
+
+    return pymysql.connect(
+        host=service.host, port=service.port, user=service.user, password=service.password,
+        database=service.database, autocommit=True,
+    )  # fmt: skip
+
+
+def test_lanes_move_a_table_between_servers_and_back(mariadb: Service, postgres: Service) -> None:
+    with closing(_connect(mariadb)) as database, database.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS lanes, lanes_back")
+        cursor.execute(
+            "CREATE TABLE lanes (id BIGINT PRIMARY KEY, t TEXT CHARACTER SET utf8mb4,"
+            " d DECIMAL(20,4), at DATETIME(6), b BLOB)"
+        )
+        cursor.execute(
+            "INSERT INTO lanes SELECT seq, IF(seq % 7, CONCAT('😀', seq), NULL), seq / 16,"
+            " '2020-01-01' + INTERVAL seq MICROSECOND, UNHEX(LPAD(HEX(seq), 8, '0'))"
+            " FROM seq_1_to_20000"
+        )
+    here = {"type": "MYSQL", **mariadb.params}
+    there = {"type": "POSTGRESQL", **postgres.params, "table": "lanes"}
+    steps: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({**here, "table": "lanes"}, there),
+        (there, {**here, "table": "lanes_back"}),
+    ]
+    for source, sink in steps:
+        for mode in ("overwrite", "upsert", "overwrite"):
+            result = exchange(
+                source, sink, mode=mode, key_columns=["id"], limits={"parallelism": 3}
+            )
+            assert result.exchanged == result.read == 20_000
+    with closing(_connect(mariadb)) as database, database.cursor() as cursor:
+        cursor.execute(
+            "SELECT (SELECT count(*) FROM lanes_back), count(*) FROM lanes a JOIN lanes_back b"
+            " USING (id) WHERE a.t <=> b.t AND a.d <=> b.d AND a.at <=> b.at AND a.b <=> b.b"
+        )
+        assert cursor.fetchone() == (20_000, 20_000)
