@@ -42,10 +42,11 @@ def create_app(services: Services, *, lifespan: Lifespan | None = None) -> FastA
         separate_input_output_schemas=False,
     )
     app.state.services = services
+    # What is polled comes first: routes are tried in order. And /job/listJobs is no job's id.
     for base in BASES:
-        # Before the jobs: /job/listJobs and the like are not job ids.
         app.include_router(execution_routes(services, base))
         app.include_router(log_routes(services, base))
+    for base in BASES:
         app.include_router(job_routes(services, base))
         app.include_router(data_source_routes(services, base))
     add_system_routes(app, services)

@@ -83,6 +83,8 @@ def execution_routes(services: Services, base: Base) -> APIRouter:
     calls = Calls(base, "executions")
     executions = services.executions
     zone = services.settings.zone
+    # SQLite answers such a read from memory; a database server is waited for in a thread.
+    quick = services.store.database.dialect == "sqlite"
 
     @calls.add(
         "POST", "/job/execute", "Execute a content",
@@ -130,7 +132,7 @@ def execution_routes(services: Services, base: Base) -> APIRouter:
         data=StatusData,
         example={"status": "Running", "progress": 0.1}
         | ({"allTaskStatus": False} if base.is_field else {}),
-        problems=(404,),
+        problems=(404,), inline=quick,
     )  # fmt: skip
     def status(jobExecutionId: ExecutionId) -> Any:
         """State and progress (call 2)."""
@@ -233,6 +235,7 @@ def execution_routes(services: Services, base: Base) -> APIRouter:
     @calls.add(
         "GET", "/job/{jobExecutionId}/allTaskStatus", "Whether everything has ended",
         data=AllTaskStatusData, example={"allTaskStatus": True}, problems=(404,),
+        inline=quick,
     )  # fmt: skip
     def all_task_status(jobExecutionId: ExecutionId) -> Any:
         """Whether the job and all its tasks are final."""
