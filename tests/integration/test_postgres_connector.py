@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from exchangis.connectors.base import Column, TableSchema
 from exchangis.connectors.params import make_connection
 from exchangis.connectors.postgres import PostgreSQL
 from exchangis.connectors.postgres_session import connect
-from exchangis.domain.errors import ConnectionFailed, InvalidRequest
-from tests.integration.postgres_kit import Kit, new_kit, prepare, request
+from exchangis.domain.errors import ConnectionFailed, InvalidRequest, TaskCancelled
+from tests.integration.postgres_kit import Kit, new_kit, prepare, request, until
 from tests.services import PASSWORD, Service, free_port
 
 
@@ -27,7 +28,7 @@ def kit(postgres: Service, tmp_path: Path) -> Iterator[Kit]:
 
 def test_a_good_connection_names_the_server(kit: Kit) -> None:
     assert kit.connector.test(kit.connection(), kit.context()).startswith("PostgreSQL 1")
-    assert kit.backends() == 0
+    until(lambda: kit.backends() == 0)
 
 
 def test_schemas_and_tables_can_be_browsed(kit: Kit) -> None:
@@ -111,6 +112,27 @@ def test_credentials_of_the_account_are_not_lent(
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     with pytest.raises(ConnectionFailed, match="password"):
         kit.connector.test(kit.connection(password=None), kit.context())
+
+
+def test_cancel_does_not_wait_for_a_server_that_never_answers(kit: Kit) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        connection = kit.connection(port=silent.getsockname()[1], connect_timeout=60)
+        source = kit.connector.source(connection, kit.dataset("t"), kit.context())
+        with ThreadPoolExecutor(1) as pool:
+            connecting = pool.submit(source.schema)
+            accepted, _ = silent.accept()
+            source.cancel()
+            assert isinstance(connecting.exception(1), TaskCancelled)
+        accepted.close()
+        source.close()
+
+
+def test_options_that_are_not_known_are_refused(kit: Kit) -> None:
+    for options in ({"infinite_dates": "perhaps"}, {"no_such": "x"}):
+        with pytest.raises(InvalidRequest, match="options"):
+            kit.connector.source(kit.connection(), kit.dataset("t", **options), kit.context())
 
 
 def test_session_settings_do_not_depend_on_the_role(kit: Kit) -> None:

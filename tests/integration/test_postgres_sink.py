@@ -221,6 +221,36 @@ def test_overwrite_resumes_after_a_crash_at_each_step(kit: Kit) -> None:
     assert kit.rows("t") == [(10, "a"), (11, "b")]
 
 
+@pytest.mark.parametrize("mode", [WriteMode.OVERWRITE, WriteMode.UPSERT])
+def test_a_switch_that_dies_half_way_is_done_whole_by_the_next_attempt(
+    kit: Kit, mode: WriteMode
+) -> None:
+    existing(kit, (1, "old"))
+    sink = kit.sink("t")
+    prepare(sink, TWO, mode)
+    write(sink, rows((2, "new"), (3, "waits")))
+    holder = kit.second()
+    holder.execute(f"BEGIN; INSERT INTO {kit.schema}.t VALUES (3, 'held')")
+    with ThreadPoolExecutor(1) as pool:
+        blocked = pool.submit(sink.publish)
+        until(lambda: kit.run("SELECT count(*) FROM pg_locks WHERE NOT granted")[0][0] == 1)
+        pids = [pid for _, pid in kit.sessions]
+        kit.connector.end_sessions(kit.connection(), pids, kit.context())
+        error = blocked.exception(2)
+    assert isinstance(error, TaskError)
+    assert error.retryable
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert kit.rows("t") == [(1, "old")]
+    again = kit.sink("t", attempt=2)
+    resume = prepare(again, TWO, mode)
+    assert (dict(resume.done), resume.published) == ({"s1": 2}, False)
+    again.publish()
+    kept = [(1, "old")] if mode is WriteMode.UPSERT else []
+    assert kit.rows("t") == [*kept, (2, "new"), (3, "waits")]
+    assert staging(kit) == []
+
+
 def test_marks_without_their_staging_rows_are_taken_back(kit: Kit) -> None:
     existing(kit)
     sink = kit.sink("t")

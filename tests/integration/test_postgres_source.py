@@ -155,6 +155,29 @@ def test_large_heaps_are_read_by_page_ranges_that_seek(kit: Kit, small_splits: N
     assert "Tid Range Scan" in plan[0][0]
 
 
+def test_without_page_ranges_integer_keys_cut_at_the_statistics_quantiles(
+    kit: Kit, small_splits: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_split, "_TID_RANGE_SCAN", 10**9)  # as before PostgreSQL 14
+    kit.run("CREATE TABLE k (id int PRIMARY KEY)")
+    kit.run("INSERT INTO k SELECT g * g FROM generate_series(-30, 3000) g ON CONFLICT DO NOTHING")
+    kit.run("ANALYZE k")
+    source = kit.source("k")
+    wanted = request(source.schema(), parallelism=4)
+    sizes = [sum(b.num_rows for b in source.read(s, wanted)) for s in source.plan(wanted)]
+    assert sum(sizes) == 3001
+    assert len(sizes) > 4
+    assert max(sizes) < 2 * min(sizes)
+
+
+def test_a_later_attempt_is_warned_of_rows_that_move(kit: Kit, small_splits: None) -> None:
+    kit.run("CREATE TABLE h AS SELECT g AS id FROM generate_series(1, 20000) g")
+    dataset, context = kit.dataset("h"), kit.context(attempt=2)
+    with closing(kit.connector.source(kit.connection(), dataset, context)) as source:
+        assert read(source).num_rows == 20000
+    assert [level for level, text in kit.logs if "moved to other pages" in text] == ["WARN"]
+
+
 def test_every_lane_sees_the_same_moment(kit: Kit, small_splits: None) -> None:
     kit.run("CREATE TABLE m AS SELECT g AS id FROM generate_series(1, 20000) g")
     source = kit.source("m")

@@ -21,7 +21,7 @@ from tests.integration.postgres_kit import Kit, batch_of, new_kit, prepare, read
 from tests.services import Service
 
 _SERVER_BOUND = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -4,6 +4,10 @@ In a job content, `POSTGRESQL.7.public.orders` names data source 7, *schema* `pu
 `orders`: the database is a property of the connection, as PostgreSQL has it. Without a schema it is
 `public`; the connection's own database name in that place means `public` too, unless a schema has
 that name.
+
+A filter is evaluated with `search_path = pg_catalog`: functions, types and operators of other
+schemas are written with their schema, e.g. `public.similarity(a, 'x') > 0.5`. Because of that a
+`citext` column compares like plain text in a filter, with case.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import Any
 import psycopg
 
 from exchangis.connectors.base import Capabilities, Connector, Context, Param, Sink, Source
+from exchangis.connectors.params import check_params
 from exchangis.connectors.postgres_catalog import find_schema
 from exchangis.connectors.postgres_errors import failure
 from exchangis.connectors.postgres_session import connect, masker, place, terminate
@@ -90,10 +95,10 @@ class PostgreSQL(Connector):
         return f"PostgreSQL {row[0] if row else 'of unknown version'}"
 
     def source(self, connection: Connection, dataset: DataSet, context: Context) -> Source:
-        return PostgresSource(connection, dataset, context)
+        return PostgresSource(connection, self._checked(dataset), context)
 
     def sink(self, connection: Connection, dataset: DataSet, context: Context) -> Sink:
-        return PostgresSink(connection, dataset, context)
+        return PostgresSink(connection, self._checked(dataset), context)
 
     def end_sessions(
         self, connection: Connection, sessions: Sequence[str], context: Context
@@ -128,6 +133,11 @@ class PostgreSQL(Connector):
                 [schema],
             )
             return [row[0] for row in rows]
+
+    def _checked(self, dataset: DataSet) -> DataSet:
+        """The data set with its options checked and completed; else InvalidRequest."""
+        options = check_params(self.options, dataset.options, prefix="options")
+        return dataset.model_copy(update={"options": options})
 
     @contextmanager
     def _session(self, connection: Connection, doing: str) -> Iterator[psycopg.Connection[Any]]:

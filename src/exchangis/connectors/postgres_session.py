@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import threading
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Literal
 
 import psycopg
@@ -138,14 +139,19 @@ def terminate(connection: Connection, pids: list[int]) -> None:
     Exchangis are touched.
     """
     with connect(connection, timeout=_CONTROL_TIMEOUT) as control:
-        wait = sql.SQL(", 2000" if control.info.server_version >= 140000 else "")
+        patience = sql.SQL(", 2000" if control.info.server_version >= 140000 else "")
         control.execute(
             sql.SQL(
                 "SELECT pg_terminate_backend(pid{}) FROM pg_stat_activity WHERE pid = ANY(%s)"
                 " AND usename = current_user AND application_name LIKE {}"
-            ).format(wait, APPLICATION + "%%"),
+            ).format(patience, APPLICATION + "%%"),
             [pids],
         )
+
+
+def _close_unwanted(made: Future[psycopg.Connection[Any]]) -> None:
+    if made.exception() is None:
+        made.result().close()
 
 
 class Session:
@@ -199,6 +205,7 @@ class Sessions:
         self._lock = threading.Lock()
         self._sessions: set[Session] = set()
         self._cancelled = threading.Event()
+        self._stop: Future[None] = Future()
 
     def check(self) -> None:
         """TaskCancelled once `cancel` was called."""
@@ -208,7 +215,7 @@ class Sessions:
     def open(self) -> Session:
         """A new session, told to the context before it does anything."""
         self.check()
-        session = Session(connect(self._connection, application=self._application))
+        session = Session(self._connect())
         with self._lock:
             self._sessions.add(session)
         self.context.session(self._side, str(session.pid))
@@ -216,6 +223,24 @@ class Sessions:
             self.release(session)
             raise TaskCancelled
         return session
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        """Connect in a thread of its own: a cancel must not wait for a server that is silent."""
+        made: Future[psycopg.Connection[Any]] = Future()
+
+        def work() -> None:
+            try:
+                made.set_result(connect(self._connection, application=self._application))
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+                made.set_exception(error)
+
+        threading.Thread(target=work, name="postgres-connect", daemon=True).start()
+        either: list[Future[Any]] = [made, self._stop]
+        wait(either, return_when=FIRST_COMPLETED)
+        if not made.done():
+            made.add_done_callback(_close_unwanted)
+            raise TaskCancelled
+        return made.result()
 
     def resolve(self, connection: psycopg.Connection[Any], schema: str) -> None:
         """Let functions behind triggers and checks of `schema` find what they name there.
@@ -239,8 +264,10 @@ class Sessions:
 
     def cancel(self) -> None:
         """Make calls under way raise at once, then end the sessions in the database."""
-        self._cancelled.set()
         with self._lock:
+            self._cancelled.set()
+            if not self._stop.done():
+                self._stop.set_result(None)
             sessions = list(self._sessions)
         for session in sessions:
             session.abort()

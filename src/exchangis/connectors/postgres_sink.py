@@ -120,7 +120,7 @@ class PostgresSink(Sink):
             relation = self._existing()
             attributes = self._attributes(relation, request)
             if request.mode is WriteMode.OVERWRITE:
-                way = self._dataset.options.get("overwrite_with", "truncate")
+                way = self._dataset.options["overwrite_with"]
                 statements = swap_statements(self._db, relation, self._staging, attributes, way)
             else:
                 keys = self._keys(relation, request)
@@ -141,6 +141,8 @@ class PostgresSink(Sink):
 
     def discard(self) -> None:
         with self._working("Cleaning up"), self._transaction(), self._serialized():
+            # A session of a lost attempt may still hold the staging table: no reason to hang.
+            self._db.execute("SET LOCAL lock_timeout = '30s'")
             drop_table(self._db, self._staging)
             if find_relation(self._db, self._home, marks.TABLE) is not None:
                 self._db.execute(

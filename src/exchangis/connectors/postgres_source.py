@@ -43,14 +43,14 @@ class PostgresSource(Source):
         self._sessions = Sessions(connection, context, "source")
         self._doing = f"Reading {dataset.label}"
         self._policies = Policies(
-            dataset.options.get("infinite_dates", "error"),
-            dataset.options.get("nan_numerics", "error"),
+            dataset.options["infinite_dates"], dataset.options["nan_numerics"]
         )
         self._lock = threading.Lock()
         self._main: Session | None = None
         self._relation: Relation | None = None
         self._snapshot: str | None = None
         self._idle: list[Session] = []
+        self._warned = False
 
     def schema(self) -> TableSchema:
         return self._opened()[1].table_schema(writable=False)
@@ -67,6 +67,7 @@ class PostgresSource(Source):
         relation = self._opened()[1]
         decoder = BlockDecoder([self._decoder(relation, name) for name in request.columns])
         statement = self._statement(relation, split, request)
+        self._warn_of_moved_rows(split)
         session = self._lane()
         healthy = False
         try:
@@ -133,6 +134,19 @@ class PostgresSource(Source):
         connection.execute(sql.SQL("SELECT FROM {} WHERE false").format(relation.name))
         return relation
 
+    def _warn_of_moved_rows(self, split: Split) -> None:
+        """Said once: page ranges of an earlier attempt's plan hold only for an unchanged table."""
+        with self._lock:
+            if self._warned or self._context.attempt == 1 or "pages" not in split.data:
+                return
+            self._warned = True
+        self._context.log(
+            "WARN",
+            f"This attempt sees {self._dataset.label} at a later moment than the one before: rows"
+            " updated in between have moved to other pages, so that splits which are committed"
+            " already may hold them twice or not at all. Start the task anew if the table changes.",
+        )
+
     def _lane(self) -> Session:
         """A session on the common snapshot: one that an earlier split left, or a new one."""
         self._sessions.check()
@@ -182,13 +196,16 @@ class PostgresSource(Source):
         request: ReadRequest,
     ) -> Iterator[pa.RecordBatch]:
         connection = session.connection
-        with connection.cursor() as cursor, cursor.copy(statement):
-            ended = False
-            while not ended:
-                rows, ended = connection.wait(_rows(connection.pgconn, request, decoder.width))
-                if rows:
-                    yield from _bounded(decoder.decode(b"".join(rows)), request)
-                self._sessions.check()
+        # Not the driver's own copy context: left early, that one reads what is still on its way.
+        result = connection.pgconn.exec_(statement.as_bytes(connection))
+        if result.status != pq.ExecStatus.COPY_OUT:
+            raise psycopg.errors.error_from_result(result)
+        ended = False
+        while not ended:
+            self._sessions.check()
+            rows, ended = connection.wait(_rows(connection.pgconn, request, decoder.width))
+            if rows:
+                yield from _bounded(decoder.decode(b"".join(rows)), request)
 
 
 def _rows(
