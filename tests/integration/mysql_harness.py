@@ -15,6 +15,7 @@ import pyarrow as pa
 import pymysql
 
 from exchangis.connectors.base import (
+    Column,
     Context,
     ReadRequest,
     Rejected,
@@ -116,7 +117,7 @@ class Server:
             rejected: list[Rejected] = []
             rows = 0
             try:
-                for batch in data.cast(request.schema.arrow).to_batches():
+                for batch in _in_types(data, request).to_batches():
                     written = writer.write(batch)
                     rows += written.rows
                     rejected += written.rejected
@@ -130,6 +131,11 @@ class Server:
             sink.close()
 
 
+def _in_types(data: pa.Table, request: WriteRequest) -> pa.Table:
+    """The sink's types; NULLs stay where the sink has NOT NULL, for the sink to refuse."""
+    return data.cast(pa.schema([(c.name, c.type) for c in request.schema.columns]))
+
+
 def request_for(
     sink: Sink,
     data: pa.Table,
@@ -138,8 +144,6 @@ def request_for(
     key_columns: Sequence[str] = (),
 ) -> WriteRequest:
     """The request that the engine would make for these columns."""
-    from exchangis.connectors.base import Column
-
     wanted = TableSchema(
         tuple(Column(f.name, f.type, "", f.nullable) for f in data.schema), tuple(primary_key)
     )
