@@ -19,16 +19,20 @@ from exchangis.domain.masking import MASK, Masker, is_secret_name
 def load_settings(home: Path | None = None, **given: Any) -> Settings:
     """Settings for that home (default: $EXCHANGIS_HOME, ~/.exchangis); None in `given` is unset."""
     chosen = {name: value for name, value in given.items() if value is not None}
+    home = (home or default_home()).absolute()
+    file = home / "exchangis.yaml"
     try:
-        return Settings(home=(home or default_home()).absolute(), **chosen)
+        return Settings(home=home, **chosen)
     except ValidationError as error:
         raise InvalidRequest("; ".join(_reason(dict(one)) for one in error.errors())) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
-        raise InvalidRequest(
-            f"{(home or default_home()) / 'exchangis.yaml'}{where}: is not valid YAML"
-        ) from None
+        raise InvalidRequest(f"{file}{where}: is not valid YAML") from None
+    except OSError as error:
+        raise InvalidRequest(f"{file}: {error.strerror or error}") from None
+    except (TypeError, ValueError):  # a file that holds a text or a list
+        raise InvalidRequest(f"{file}: must hold names of settings with their values") from None
 
 
 def _reason(error: dict[str, Any]) -> str:
@@ -71,10 +75,12 @@ def described_settings(settings: Settings) -> list[DescribedSetting]:
 
 
 def _origin(settings: Settings, name: str) -> str:
+    if name == "home" and settings.home != default_home().absolute():
+        return "argument"
     if f"EXCHANGIS_{name.upper()}" in os.environ:
         return "environment"
     if name == "home":
-        return "default" if settings.home == default_home().absolute() else "argument"
+        return "default"
     if name not in settings.model_fields_set:
         return "default"
     return "exchangis.yaml"

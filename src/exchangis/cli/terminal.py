@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,14 +77,20 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         _draw(headers, texts, right)
         return
     upper = [header.upper() for header in headers]
-    widths = [max(map(len, column)) for column in zip(upper, *texts, strict=True)]
+    widths = [max(map(_width, column)) for column in zip(upper, *texts, strict=True)]
     for line in [upper, *texts]:
         cells = (
-            cell.rjust(width) if to_right else cell.ljust(width)
+            (" " * (width - _width(cell)) + cell) if to_right
+            else (cell + " " * (width - _width(cell)))
             for cell, width, to_right in zip(line, widths, right, strict=True)
-        )
+        )  # fmt: skip
         print("  ".join(cells).rstrip())
     sys.stdout.flush()
+
+
+def _width(text: str) -> int:
+    """Places that a text takes on a terminal: two for each wide (Chinese, ...) character."""
+    return len(text) + sum(unicodedata.east_asian_width(char) in "WF" for char in text)
 
 
 def _draw(headers: Sequence[str], rows: list[list[str]], right: Sequence[bool]) -> None:
