@@ -82,7 +82,9 @@ def test_duckdb_sees_the_same_values(tmp_path: Path) -> None:
     assert found == [tuple(row.values()) for row in table.to_pylist()]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     rows=st.lists(
         st.tuples(

@@ -68,7 +68,9 @@ def test_duckdb_sees_the_same_values(tmp_path: Path) -> None:
     assert found == [tuple(row.values()) for row in table.to_pylist()]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     rows=st.lists(
         st.tuples(
@@ -255,7 +257,7 @@ def test_wrong_options_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_cancel_ends_a_read_under_way(tmp_path: Path) -> None:
-    (tmp_path / "t.jsonl").write_text('{"a":1}\n' * 400_000)
+    (tmp_path / "t.jsonl").write_text('{"a":1}\n' * 150_000)
     source = open_source(JSONL, tmp_path, "t.jsonl")
     request = ReadRequest(source.schema().names)
     batches = source.read(source.plan(request)[0], request)

@@ -4,7 +4,8 @@ The record (see `files_staging`) is `publishing` from before the first visible c
 tells whether the change has happened:
 
     file              the merged file is no longer in the staging, since it became the target
-    folder, overwrite the target is the folder with the recorded inode number
+    folder, new       the target is the folder with the recorded inode number (an overwrite, or an
+                      append where there was no folder)
     folder, append    parts no longer in the staging are in the target, under names of this task
 """
 
@@ -62,10 +63,10 @@ class Publication:
         with locked(self.target.parent):
             if not self.folder:
                 self._publish_file(schema)
-            elif self.mode is WriteMode.OVERWRITE:
-                self._exchange_folder(schema)
+            elif self.mode is WriteMode.OVERWRITE or not self.target.exists():
+                self._put_new_folder(schema)
             else:
-                self._fill_folder(self.target, schema)
+                self._add_to_folder(schema)
             sync(self.target.parent)
             self.staging.write_record("published", **outcome)
         self.staging.remove()
@@ -116,16 +117,22 @@ class Publication:
         """The same for all attempts, as the parts are fixed once publishing has begun."""
         return f"part-{short_hash(self.staging.task_key)}-{number:05}{self.form.part_suffix()}"
 
+    def _add_to_folder(self, schema: pa.Schema) -> None:
+        record = self._publishing()
+        if record is not None and self._is_folder(record.get("inode")):
+            return
+        self.staging.write_record("publishing")
+        self._fill_folder(self.target, schema)
+
     def _fill_folder(self, folder: Path, schema: pa.Schema) -> None:
         """Move the parts into `folder`; an empty one gets a file that tells the columns."""
-        if folder == self.target:
-            self.staging.write_record("publishing")
         folder.mkdir(exist_ok=True)
         files = [part.file for part in self.staging.parts() if part.file]
         for number, file in enumerate(files):
-            path = self.staging.parts_folder / file
-            if path.exists():
-                path.replace(folder / self._final_name(number))
+            name = self._final_name(number)
+            for path in (self.staging.parts_folder / file, self._new / name):
+                if path.exists():
+                    path.replace(folder / name)
         if not files and not any(folder.iterdir()):
             empty = self.staging.parts_folder / "empty"
             self.form.open_part(empty, schema, self._final_name(0)).close()
@@ -133,9 +140,9 @@ class Publication:
             empty.replace(folder / self._final_name(0))
         sync(folder)
 
-    def _exchange_folder(self, schema: pa.Schema) -> None:
+    def _put_new_folder(self, schema: pa.Schema) -> None:
         record = self._publishing()
-        if record is not None and self._is_folder(record["inode"]):
+        if record is not None and self._is_folder(record.get("inode")):
             return
         self.before_overwrite()
         self._fill_folder(self._new, schema)
@@ -152,7 +159,8 @@ class Publication:
             self.target.rename(old)
             self._new.rename(self.target)
 
-    def _is_folder(self, inode: list[int]) -> bool:
+    def _is_folder(self, inode: list[int] | None) -> bool:
+        """Whether the target is the folder that was recorded."""
         found = _identity(self.target)
         return found is not None and found[:2] == inode
 
@@ -166,7 +174,7 @@ class Publication:
                 return
             if not self.folder:
                 shown = not self._merged.exists()
-            elif self.mode is WriteMode.OVERWRITE:
+            elif "inode" in record:
                 shown = self._is_folder(record["inode"])
                 self._bring_back_old()
             else:

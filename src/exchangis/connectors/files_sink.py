@@ -6,6 +6,7 @@
 |        | in one step; all or nothing                   | all or nothing                         |
 | folder | parts move in one by one, each of them whole; | the new folder is exchanged with the   |
 |        | a crash in between is completed or undone     | old one; all or nothing                |
+| none   | the file or folder appears in one step        | the same                               |
 
 Each is resumable by split. Where the file system cannot exchange two folders (renameat2 on Linux
 can), the old folder is moved away first, and for a moment there is none.
@@ -198,7 +199,14 @@ class FileSink(Sink):
     def open_writer(self) -> FileWriter:
         if self._schema is None:
             raise SinkError("The sink has not been prepared.")
-        return FileWriter(self._form, self._staging, self._schema, self._name, self._cancelled)
+        return FileWriter(
+            self._form,
+            self._staging,
+            self._schema,
+            label=self._name,
+            file=f"part{self._form.part_suffix()}" if self._folder else self._target.name,
+            cancelled=self._cancelled,
+        )
 
     def publish(self) -> None:
         with self._errors():
@@ -238,20 +246,26 @@ class FileSink(Sink):
 
 
 class FileWriter(Writer):
-    """One lane: rows go to a part of its own, which its commit lets count."""
+    """One lane: rows go to a part of its own, which its commit lets count.
+
+    `label` names the target in messages; the name `file` tells the compression.
+    """
 
     def __init__(
         self,
         form: FileFormat,
         staging: Staging,
         schema: pa.Schema,
-        name: str,
+        *,
+        label: str,
+        file: str,
         cancelled: threading.Event,
     ) -> None:
         self._form = form
         self._staging = staging
         self._schema = schema
-        self._name = name
+        self._label = label
+        self._file = file
         self._cancelled = cancelled
         self._part: PartFile | None = None
         self._path: Path | None = None
@@ -264,7 +278,7 @@ class FileWriter(Writer):
         try:
             yield
         except OSError as error:
-            sink_failed(error, self._name)
+            sink_failed(error, self._label)
 
     def write(self, batch: pa.RecordBatch) -> Written:
         with self._errors():
@@ -273,7 +287,7 @@ class FileWriter(Writer):
             if self._part is None:
                 unique = short_hash(os.urandom(16).hex())
                 self._path = self._staging.parts_folder / f"{unique}-{self._staging.attempt}"
-                self._part = self._form.open_part(self._path, self._schema, self._name)
+                self._part = self._form.open_part(self._path, self._schema, self._file)
             return write_bisecting(batch, self._attempt)
 
     def _attempt(self, batch: pa.RecordBatch) -> str | None:
@@ -282,6 +296,8 @@ class FileWriter(Writer):
             fitted = fitted_to(batch, self._schema)
         except pa.ArrowInvalid as error:
             return str(error)
+        except pa.ArrowNotImplementedError as error:
+            raise SinkError(f"{self._label}: its columns have other types: {error}") from error
         return self._part.write(fitted)
 
     def mark(self, split: Split, rows: int) -> None:
@@ -297,9 +313,11 @@ class FileWriter(Writer):
                 file, head = self._path.name, self._part.head
                 sync(self._path)
                 sync(self._path.parent)
-            self._staging.commit(Part(dict(self._splits), file, head))
+            part = Part(dict(self._splits), file, head)
+            # From here on the mark may name the part, so that no rollback may remove it any more.
             self._part = self._path = None
             self._splits.clear()
+            self._staging.commit(part)
 
     def rollback(self) -> None:
         self._splits.clear()
