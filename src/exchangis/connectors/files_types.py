@@ -54,6 +54,8 @@ _TYPES: dict[str, pa.DataType] = {
 _DECIMAL = re.compile(r"decimal\((\d{1,2})(?:,\s*(\d{1,2}))?\)")
 _WHOLE = r"^(?:0|-?[1-9][0-9]{0,37})$"
 _FIXED = r"^-?(?:0|[1-9][0-9]*)\.[0-9]+$"
+_SPELLED = r"^-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3})?$"
+# Longer whole numbers are identifiers rather than measures: a double would print them otherwise.
 _NUMBER = r"^-?(?:0|[1-9][0-9]{0,20})(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3})?$"
 _BOOL = r"^(?:true|false|True|False|TRUE|FALSE)$"
 _DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
@@ -211,7 +213,7 @@ def plain_spelling(kind: pa.DataType) -> Callable[[Array], bool]:
     if pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0):
         return lambda texts: _matches(texts, _WHOLE)
     if pa.types.is_decimal(kind):
-        return lambda texts: _matches(texts, _NUMBER)
+        return lambda texts: _matches(texts, _SPELLED)
     if pa.types.is_floating(kind):
         return lambda texts: _matches(texts, _NUMBER) and _doubles_keep(texts)
     return lambda _texts: True
