@@ -17,6 +17,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import psycopg
 
 PASSWORD = "s3cr3t-Pa55 w0rd'\"\\%@:/"
 """Used for every service: hostile to quoting, and greppable in whatever we leave behind."""
@@ -148,6 +151,18 @@ def mariadb(*extra: str, port: int | None = None) -> Iterator[Service]:
         yield Service("MYSQL", "127.0.0.1", port, "exchangis", PASSWORD, "test", server.pid)
 
 
+def _connected(**arguments: Any) -> psycopg.Connection[Any]:
+    """PostgreSQL opens its port a moment before it lets anybody in."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return psycopg.connect(**arguments)
+        except psycopg.OperationalError as error:
+            if "starting up" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)  # the condition is the connection; this only paces the question
+
+
 @contextlib.contextmanager
 def postgres(*extra: str, port: int | None = None) -> Iterator[Service]:
     """A PostgreSQL server with a database `test` owned by the superuser `exchangis`."""
@@ -174,9 +189,7 @@ def postgres(*extra: str, port: int | None = None) -> Iterator[Service]:
         "-c", "max_connections=200", *extra,
     ]  # fmt: skip
     with _running(command, user, folder, port) as server:
-        import psycopg
-
-        with psycopg.connect(
+        with _connected(
             host="127.0.0.1", port=port, user="exchangis", password=PASSWORD, dbname="postgres",
             autocommit=True,
         ) as connection:  # fmt: skip
