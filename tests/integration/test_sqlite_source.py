@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -341,6 +343,31 @@ def test_reader_sees_one_state_while_others_write(tmp_path: Path) -> None:
         count += sum(batch.num_rows for batch in batches)
     assert count == 5000
     assert any("changed by another program" in line for line in log)
+
+
+KILLED = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size=10")
+connection.execute("BEGIN IMMEDIATE")
+rows = ((i, "x" * 500) for i in range(5000))
+connection.executemany("INSERT INTO t VALUES (?, ?)", rows)
+print("half", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_file_of_a_killed_writer_reads_as_before_its_transaction(tmp_path: Path) -> None:
+    path = build(tmp_path / "t.db", "CREATE TABLE t (a INT, b TEXT); INSERT INTO t VALUES (-1, '')")
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stdout.readline() == "half\n"
+        process.kill()
+    assert (tmp_path / "t.db-journal").stat().st_size > 0
+    with source_of(path, "t") as source:
+        assert read(source) == [{"a": -1, "b": ""}]
 
 
 SLOW = (

@@ -148,7 +148,9 @@ class Handle:
         self._read_only = read_only
         self._held = False
         self._event = threading.Event()
-        self._lock = threading.RLock()
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._cursor_lock = threading.Lock()
         self._cursors: set[duckdb.DuckDBPyConnection] = set()
 
     @contextmanager
@@ -164,13 +166,13 @@ class Handle:
         """A connection; the file is opened on first use."""
         self.check()
         self._hold()
-        with self._lock:
+        with self._cursor_lock:
             cursor = _FILES.open_cursor(self.path)
             self._cursors.add(cursor)
         return cursor
 
     def close_cursor(self, cursor: duckdb.DuckDBPyConnection) -> None:
-        with self._lock:
+        with self._cursor_lock:
             if cursor in self._cursors:
                 self._cursors.remove(cursor)
                 _FILES.close_cursor(self.path, cursor)
@@ -212,9 +214,21 @@ class Handle:
 
     def cancel(self) -> None:
         self._event.set()
-        # Not under the lock of `_hold`, which may be waiting for the file.
-        for cursor in tuple(self._cursors):
-            cursor.interrupt()
+        if self._interrupt():
+            # DuckDB forgets an interrupt that comes just before a statement begins: go on.
+            threading.Thread(target=self._go_on_interrupting, daemon=True).start()
+
+    def _interrupt(self) -> bool:
+        """Interrupt what runs; whether there is a cursor on which something could."""
+        with self._cursor_lock:
+            for cursor in self._cursors:
+                cursor.interrupt()
+            return bool(self._cursors)
+
+    def _go_on_interrupting(self) -> None:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and self._interrupt():
+            self._ended.wait(0.1)
 
     @property
     def cancelled(self) -> bool:
@@ -225,9 +239,10 @@ class Handle:
             raise TaskCancelled()
 
     def close(self) -> None:
+        self._ended.set()
+        for cursor in tuple(self._cursors):
+            self.close_cursor(cursor)
         with self._lock:
-            for cursor in tuple(self._cursors):
-                self.close_cursor(cursor)
             if self._held:
                 self._held = False
                 _FILES.release(self.path)

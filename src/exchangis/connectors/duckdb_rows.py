@@ -35,7 +35,8 @@ Key = tuple[str, ...]
 class Rows:
     """The queries over batches that go into one table.
 
-    A batch is registered as `BATCH` with a column `number` that counts its rows.
+    A batch is registered as `BATCH` with a column `number` that counts its rows; `pattern` names
+    a column that tells which unique keys hold a NULL.
     """
 
     def __init__(
@@ -52,8 +53,9 @@ class Rows:
         self._upsert_key = upsert_key
         self.table = f"{quote(info.schema_name)}.{quote(info.name)}"
         self.number = "exchangis_row"
-        while self.number in self._names:
-            self.number += "_"
+        self.pattern = "exchangis_nulls"
+        while {self.number, self.pattern} & {name.lower() for name in self._names}:
+            self.number, self.pattern = f"{self.number}_", f"{self.pattern}_"
         self._native = {column.name: column.native_type for column in info.schema.columns}
         self._required = [
             column.name
@@ -66,6 +68,10 @@ class Rows:
             for name, way in values
         )
         self.keys = self._unique_keys()
+        self._nullable = any(
+            column.nullable and any(column.name in key for key in self.keys)
+            for column in info.schema.columns
+        )
         self._key_columns = list(dict.fromkeys(name for key in self.keys for name in key))
         self._questions = [
             (way.unfit, f"column {name}: does not fit {self._native[name]}: ", name)
@@ -222,11 +228,10 @@ class Rows:
     def _texts(self, names: Sequence[str]) -> str:
         return ", ".join(f"CAST({quote(name)} AS VARCHAR)" for name in names)
 
-    def _converted(self) -> list[tuple[Any, ...]]:
+    def _converted(self, rows: str) -> list[tuple[Any, ...]]:
         """Row number and key columns, as the table's types print them, in row order."""
         return self._ask(
-            f"SELECT {quote(self.number)}, {self._texts(self._key_columns)}"
-            f" FROM (SELECT {self.values}, {quote(self.number)} FROM {BATCH})"
+            f"SELECT {quote(self.number)}, {self._texts(self._key_columns)} FROM {rows}"
             f" ORDER BY {quote(self.number)}"
         )
 
@@ -235,7 +240,7 @@ class Rows:
         if not self.keys or not self._has_doubles():
             return {}, set()
         rows = [(row[0], dict(zip(self._key_columns, row[1:], strict=True)))
-                for row in self._converted()]  # fmt: skip
+                for row in self._converted(self._where())]  # fmt: skip
         replaced: set[int] = set()
         if self._upsert_key:
             last: dict[tuple[Any, ...], int] = {}
@@ -268,38 +273,90 @@ class Rows:
         return any(self._ask(query)[0])
 
     def _insert(self, count: int) -> dict[int, str]:
-        names = ", ".join(map(quote, self._names))
-        insert = f"INSERT INTO {self.table} ({names}) SELECT {self.values} FROM {BATCH}"
-        if self._upsert_key:
-            return self._upsert(insert)
-        if not self.keys:
-            self._ask(insert)
-            return {}
-        taken = self._ask(
-            f"{insert} ON CONFLICT DO NOTHING RETURNING {self._texts(self._key_columns)}"
-        )
-        if len(taken) == count:
-            return {}
-        known = set(taken)
-        return {
-            row[0]: _duplicate(self._key_columns, row[1:], "in the table or in this batch")
-            for row in self._converted()
-            if row[1:] not in known
-        }
+        """Insert the registered rows; the row numbers that a unique key refused, with reasons.
 
-    def _upsert(self, insert: str) -> dict[int, str]:
-        refused = self._foreign_clashes()
-        if refused:
-            numbers = ", ".join(map(str, refused))
-            insert += f" WHERE {quote(self.number)} NOT IN ({numbers})"
-        key = set(self._upsert_key)
-        changed = ", ".join(
-            f"{quote(n)} = excluded.{quote(n)}" for n in self._names if n not in key
-        )
-        target = ", ".join(map(quote, self._upsert_key))
-        action = f"UPDATE SET {changed}" if changed else "NOTHING"
-        self._ask(f"{insert} ON CONFLICT ({target}) DO {action}")
+        `ON CONFLICT DO NOTHING` drops rows whose key is NULL as if NULL were equal to NULL
+        (duckdb/duckdb#26066). So the rows are inserted in groups by which of their keys hold a
+        NULL, and a conflict is asked about for the others alone.
+        """
+        if not self.keys:
+            self._ask(f"{self._into} SELECT {self.values} FROM {BATCH}")
+            return {}
+        refused = self._foreign_clashes() if self._upsert_key else {}
+        for pattern, rows in self._groups(count).items():
+            whole = [key for n, key in enumerate(self.keys) if not pattern & 1 << n]
+            if self._upsert_key:
+                self._upsert(pattern, refused, known=set(self._upsert_key) in map(set, whole))
+                continue
+            clashes: dict[int, str] = {}
+            for key in whole[1:] if len(whole) < len(self.keys) else ():
+                clashes.update(self._already_there(key, pattern))
+            refused.update(clashes)
+            left = self._where(pattern, clashes)
+            if not whole:
+                self._ask(f"{self._into} SELECT {self._list} FROM {left}")
+                continue
+            target = "" if len(whole) == len(self.keys) else f"({_list(whole[0])})"
+            taken = self._ask(
+                f"{self._into} SELECT {self._list} FROM {left} ON CONFLICT {target} DO NOTHING"
+                f" RETURNING {self._texts(self._key_columns)}"
+            )
+            if len(taken) < rows - len(clashes):
+                known = set(taken)
+                for number, *values in self._converted(left):
+                    if tuple(values) not in known:
+                        reason = _duplicate(self._key_columns, values, "in the table")
+                        refused.setdefault(number, reason)
         return refused
+
+    @property
+    def _into(self) -> str:
+        return f"INSERT INTO {self.table} ({self._list})"
+
+    @property
+    def _list(self) -> str:
+        return _list(self._names)
+
+    def _groups(self, count: int) -> dict[int, int]:
+        """Rows by pattern: bit n is set where unique key n holds a NULL."""
+        if not self._nullable:
+            return {0: count}
+        return dict(self._ask(f"SELECT {self.pattern}, count(*) FROM {self._where()} GROUP BY ALL"))
+
+    def _where(self, pattern: int | None = None, refused: Iterable[int] = ()) -> str:
+        """The converted rows as a subquery, of one group and without the refused ones."""
+        bits = " + ".join(
+            f"CASE WHEN {' OR '.join(f'{quote(name)} IS NULL' for name in key)}"
+            f" THEN {1 << n} ELSE 0 END"
+            for n, key in enumerate(self.keys)
+        )
+        rows = f"(SELECT {self.values}, {quote(self.number)} FROM {BATCH})"
+        parts = []
+        if pattern is not None and self._nullable:
+            parts.append(f"{self.pattern} = {pattern}")
+        if numbers := ", ".join(map(str, refused)):
+            parts.append(f"{quote(self.number)} NOT IN ({numbers})")
+        condition = f" WHERE {' AND '.join(parts)}" if parts else ""
+        return f"(SELECT * FROM (SELECT *, {bits} AS {self.pattern} FROM {rows}){condition})"
+
+    def _already_there(self, key: Key, pattern: int) -> dict[int, str]:
+        equal = " AND ".join(f"t.{quote(name)} = b.{quote(name)}" for name in key)
+        found = self._ask(
+            f"SELECT DISTINCT b.{quote(self.number)} FROM {self._where(pattern)} b"
+            f" JOIN {self.table} t ON {equal}"
+        )
+        return {number: f"duplicate key ({', '.join(key)}) in the table" for (number,) in found}
+
+    def _upsert(self, pattern: int, refused: Iterable[int], *, known: bool) -> None:
+        insert = f"{self._into} SELECT {self._list} FROM {self._where(pattern, refused)}"
+        if known:
+            key = set(self._upsert_key)
+            changed = ", ".join(
+                f"{quote(n)} = excluded.{quote(n)}" for n in self._names if n not in key
+            )
+            action = f"UPDATE SET {changed}" if changed else "NOTHING"
+            insert += f" ON CONFLICT ({_list(self._upsert_key)}) DO {action}"
+        self._ask(insert)
 
     def _foreign_clashes(self) -> dict[int, str]:
         """Rows of an upsert that clash, by another unique key, with a row of another identity."""
@@ -333,6 +390,10 @@ class _Registered:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:  # after an error the transaction is aborted, and the name with it
             self._connection.unregister(BATCH)
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(map(quote, names))
 
 
 def _duplicate(key: Sequence[str], values: Sequence[Any], where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -24,6 +25,7 @@ from exchangis.domain.errors import (
 from exchangis.domain.model import Connection, DataSet
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_UNFINISHED = frozenset({sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY})
 READ_WAIT = 60.0
 """Seconds that a reader waits for a writer's commit before a retryable ConnectionFailed."""
 _CANCEL_CHECK_OPS = 200_000
@@ -129,6 +131,11 @@ def open_database(path: Path, mode: str, cancel: Cancel) -> sqlite3.Connection:
         take_snapshot(connection, path, cancel)
     except sqlite3.Error as error:
         cancel.close(connection)
+        if mode == "ro" and error.sqlite_errorcode in _UNFINISHED and os.access(path, os.W_OK):
+            # A writer was killed and left its journal. Rolling it back is how SQLite reads such a
+            # file: until then it holds half of a transaction, and a read-only connection may not.
+            cancel.close(open_database(path, "rw", cancel))
+            return open_database(path, mode, cancel)
         raise ConnectionFailed(
             f"Cannot use {path} as a SQLite database: {error}.", retryable=is_busy(error)
         ) from error
