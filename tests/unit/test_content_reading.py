@@ -259,7 +259,8 @@ def test_keys_that_no_engine_knows_are_named_and_refused_when_strict() -> None:
          "content[0].transforms.mapping[0].source_field_name", "column's name"),
         ({"columns": ["a", {"b": "a"}]}, "content[0].columns[1]", "filled twice"),
         ({"columns": ["a"], "transforms": {"mapping": [
-            {"source_field_name": "a", "sink_field_name": "a"}]}}, "content[0].columns", "keep one"),
+            {"source_field_name": "a", "sink_field_name": "a"}]}},
+         "content[0].columns", "keep one"),
         ({"columns": [{"from": "a", "too": "b"}]}, "content[0].columns[0].too", "unknown"),
         ({"columns": [{"from": "a", "validators": [">"]}]}, "content[0].columns[0].validators",
          "needs a value"),

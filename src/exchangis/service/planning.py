@@ -69,8 +69,9 @@ def plan(
         try:
             engine_class(task.spec.engine)().check(task.spec)
         except InvalidRequest as error:
+            named = bool(error.errors) and error.message.startswith(error.errors[0].field)
             raise InvalidRequest(
-                f"{path} ({task.spec.name}): {error.message}",
+                f"{path}.{error.message}" if named else f"{path}: {error.message}",
                 guidance=error.guidance,
                 errors=tuple(
                     FieldError(f"{path}.{e.field}", e.value, e.reason) for e in error.errors
