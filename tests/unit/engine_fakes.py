@@ -272,6 +272,7 @@ class Bench:
         self.engine = NativeEngine()
 
     def use(self, store: Store, **capabilities: Any) -> Store:
+        self._store = store
         made = FakeConnector(store, **capabilities)
         self._monkeypatch.setattr("exchangis.engine.checks.connector", lambda _name: made)
         return store
@@ -302,6 +303,7 @@ class Bench:
     def run(self, key: str = "k", attempt: int = 1, **fields: Any) -> TaskResult:
         self.events = Recorder()
         self.engine = NativeEngine()
+        self._store.cancelled.clear()
         return self.engine.run(self.request(key, attempt, **fields), self.events)
 
 

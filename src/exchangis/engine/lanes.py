@@ -1,8 +1,9 @@
 """Lanes: what moves rows. Each is a reader thread and a writer thread with a bounded queue between.
 
-Every lane takes splits from the common list until none is left. Where splits are not committed one
-by one, a lane that has written all it found waits, its transaction open, for the verdict on the
-whole task. All calls on a writer come from its lane's writer thread.
+Every lane begins with a split of its own and takes further ones from the common list until none is
+left; its reader is at most one split ahead of its writer, so that no lane hoards them. Where splits
+are not committed one by one, a lane that has written all it found waits, its transaction open, for
+the verdict on the whole task. All calls on a writer come from its lane's writer thread.
 """
 
 from __future__ import annotations
@@ -101,7 +102,10 @@ class Lane:
     """One reader and one writer."""
 
     def __init__(self, number: int, work: Work) -> None:
+        """Takes the lane's first split."""
         self.number = number
+        self._first = work.next_split()
+        self._ahead = threading.Semaphore(2)
         self.stage = Stage.MOVING
         self._work = work
         self._queue: Handover[_Rows | _End | None] = Handover(work.queue_bytes)
@@ -123,6 +127,7 @@ class Lane:
     def stop(self) -> None:
         """Wake whatever waits; `work.stop` must be set before."""
         self._queue.stop()
+        self._ahead.release(2)
         self._verdict.set()
 
     def join(self, until: float) -> bool:
@@ -148,13 +153,24 @@ class Lane:
 
     def _read(self) -> None:
         try:
-            while (split := self._work.next_split()) is not None:
+            for split in self._own_splits():
                 self._read_split(split)
             self._queue.put(None, 0)
         except Stopped:
             pass
         except BaseException as error:  # noqa: BLE001  the main thread raises it
             self._failed(error)
+
+    def _own_splits(self) -> Iterator[Split]:
+        self._ahead.acquire()
+        if self._first is not None:
+            yield self._first
+        while True:
+            self._ahead.acquire()
+            split = self._work.next_split()
+            if split is None or self._work.stop.is_set():
+                return
+            yield split
 
     def _read_split(self, split: Split) -> None:
         with _closing(self._work.source.read(split, self._work.request)) as batches:
@@ -200,6 +216,7 @@ class Lane:
                 self._write_batch(writer, pipeline, item, progress)
             else:
                 self._end_split(writer, item.split, progress)
+                self._ahead.release()
                 progress = _Written()
         if not self._work.commit_per_split and self._splits:
             self._reached(Stage.WRITTEN)
