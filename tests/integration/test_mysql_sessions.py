@@ -305,3 +305,13 @@ def test_answer_that_is_no_result_set_is_an_error(db: Server) -> None:
     with pytest.raises(pymysql.err.OperationalError):
         RowStream(session, "SET @a = 1")
     sessions.close()
+
+
+def test_server_that_says_nothing_is_given_up(db: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        connection = db.connection(port=silent.getsockname()[1], connect_timeout=1)
+        begun = time.monotonic()
+        with pytest.raises(ConnectionFailed) as caught:
+            db.connector.test(connection, db.context())
+        assert time.monotonic() - begun < 5
+    assert caught.value.retryable

@@ -317,3 +317,15 @@ def _schema(data: pa.Table) -> Any:
     from exchangis.connectors.base import Column, TableSchema
 
     return TableSchema(tuple(Column(f.name, f.type) for f in data.schema))
+
+
+def test_rounded_times_are_told(db: Server) -> None:
+    table = db.name()
+    db.run(f"CREATE TABLE {table} (a DATETIME, b DATETIME(3), c DATETIME(6), d TIME)")
+    times = pa.array([1_500_000, None, 2_000_000], pa.timestamp("us"))
+    data = pa.table(
+        {"a": times, "b": times, "c": times, "d": times.cast(pa.int64()).cast("duration[us]")}
+    )
+    assert db.write(table, data) == []
+    warned = [line for line in db.lines if "rounds" in line]
+    assert [line.split()[2] for line in warned] == ["a", "d"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from exchangis.connectors import marks
 from exchangis.connectors.base import (
     Capabilities,
     Connector,
@@ -25,6 +26,7 @@ from exchangis.connectors.mysql_source import MySQLSource
 from exchangis.domain.errors import InvalidRequest
 from exchangis.domain.model import Connection, DataSet, Publish, WriteMode
 
+_OWN = (marks.TABLE, "exchangis_stg_")
 _SYSTEM = ("information_schema", "mysql", "performance_schema", "sys")
 
 
@@ -122,7 +124,8 @@ class MySQL(Connector):
                     "SELECT TABLE_NAME FROM information_schema.TABLES "
                     f"WHERE TABLE_SCHEMA = {literal(str(wanted))}"
                 )
-            return sorted(str(row[0]) for row in found)
+            names = (str(row[0]) for row in found)
+            return sorted(name for name in names if not name.startswith(_OWN))
         finally:
             sessions.close()
 

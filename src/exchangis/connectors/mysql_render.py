@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ pc: Any = pyarrow.compute
 Array = Any
 """`pyarrow.Array`; the stubs know neither its buffers nor scalars beside it."""
 _SECOND = 1_000_000
+_FRACTION = re.compile(r"\((\d)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,14 @@ class Target:
     @property
     def is_bit(self) -> bool:
         return self.native.type == "bit"
+
+    @property
+    def fraction(self) -> int | None:
+        """Digits of a second that a DATETIME, TIMESTAMP or TIME column keeps; None for others."""
+        if self.native.type not in ("datetime", "timestamp", "time"):
+            return None
+        found = _FRACTION.search(self.native.full_type)
+        return int(found[1]) if found else 0
 
     @property
     def is_geometry(self) -> bool:
@@ -139,6 +149,23 @@ def text_of(  # noqa: PLR0911 - one line per family of types
     if target.native.type == "year":
         return _padded(column, 4)  # the text '0' would be 2000
     return column.cast(pa.string())
+
+
+def loses_fraction(column: Array, target: Target) -> bool:
+    """Whether the server would round times of the column: it does so without a warning."""
+    kept = target.fraction
+    kind: Any = column.type
+    if kept is None or kept >= 6 or not pa.types.is_temporal(kind) or pa.types.is_date(kind):
+        return False
+    if pa.types.is_time(kind):
+        micros = column.cast(pa.time64("us")).cast(pa.int64())
+    elif pa.types.is_duration(kind):
+        micros = column.cast(DURATION).cast(pa.int64())
+    else:
+        micros = column.cast(pa.timestamp("us", kind.tz)).cast(pa.int64())
+    unit = pa.scalar(10 ** (6 - kept), pa.int64())
+    rest = pc.subtract(micros, pc.multiply(pc.divide(micros, unit), unit))
+    return bool(pc.any(pc.not_equal(rest, 0)).as_py())
 
 
 def _holds_text(kind: pa.DataType) -> bool:

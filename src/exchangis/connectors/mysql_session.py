@@ -171,14 +171,16 @@ class Server:
             ) from None
 
     def _connect(self, tls: ssl.SSLContext | None, *, bulk: bool, timeout: int | None) -> Any:
-        return pymysql.connect(
+        seconds = timeout or self.connect_timeout
+        raw: Any = pymysql.connect(
             host=self.host,
             port=self.port,
             user=self.user,
             password=self.password.encode(),
             database=self.database,
             charset="utf8mb4",
-            connect_timeout=timeout or self.connect_timeout,
+            connect_timeout=seconds,
+            read_timeout=seconds,
             autocommit=True,
             local_infile=False,
             client_flag=CLIENT.LOCAL_FILES if bulk else 0,
@@ -187,6 +189,10 @@ class Server:
             ssl=tls,
             ssl_disabled=tls is None,
         )
+        # A server that accepts and then says nothing is as good as none, so that logging in has a
+        # limit too; a statement may take its time.
+        raw._read_timeout = None
+        return raw
 
 
 @cache
@@ -354,15 +360,12 @@ class Sessions:
         self._cancelled.set()
         with self._lock:
             doomed = list(self._open)
-        try:
+        for session in doomed:
+            session.disconnect()  # first, so that nobody here waits for a server that is away
+        # Where the server takes no more connections it ends each statement when it next looks at
+        # the closed socket.
+        with contextlib.suppress(TaskError):
             kill_sessions(self.server, [session.id for session in doomed if session.id])
-        except TaskError:
-            # The server takes no more connections. The sockets below are closed all the same, and
-            # the server ends each statement when it next looks at its own.
-            pass
-        finally:
-            for session in doomed:
-                session.disconnect()
 
     def close(self) -> None:
         with self._lock:

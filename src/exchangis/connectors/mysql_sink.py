@@ -268,7 +268,13 @@ class MySQLSink(Sink):
             raise SinkError(f"{self._label} was not prepared for writing.")
         session = self._sessions.open(bulk=True)
         try:
-            return MySQLWriter(session, self._into, self._marks, self._context.attempt)
+            return MySQLWriter(
+                session,
+                self._into,
+                self._marks,
+                self._context.attempt,
+                warn=lambda text: self._context.log("WARN", text),
+            )
         except BaseException:
             session.abort()
             raise

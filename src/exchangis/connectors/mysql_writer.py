@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -15,7 +15,13 @@ from exchangis.connectors.bisect import write_bisecting
 from exchangis.connectors.mysql_errors import LOSSY_WARNINGS, is_row_fault, number_of, text_of
 from exchangis.connectors.mysql_load import LoadNotAllowed, load_allowed, load_lines_into
 from exchangis.connectors.mysql_marks import Marks
-from exchangis.connectors.mysql_render import Target, insert_rows, load_columns, load_lines
+from exchangis.connectors.mysql_render import (
+    Target,
+    insert_rows,
+    load_columns,
+    load_lines,
+    loses_fraction,
+)
 from exchangis.connectors.mysql_session import Session, offset_us, quote
 from exchangis.domain.errors import SinkError
 
@@ -39,12 +45,23 @@ class MySQLWriter(Writer):
     """Rows and marks in one transaction; a broken transaction is never committed."""
 
     def __init__(
-        self, session: Session, destination: Destination, marks: Marks, attempt: int
+        self,
+        session: Session,
+        destination: Destination,
+        marks: Marks,
+        attempt: int,
+        warn: Callable[[str], None],
     ) -> None:
         self._session = session
         self._into = destination
         self._marks = marks
         self._attempt = attempt
+        self._warn = warn
+        self._coarse = {
+            number: target
+            for number, target in enumerate(destination.targets)
+            if target.fraction is not None and target.fraction < 6
+        }
         self._offset = offset_us(session.server.time_zone)
         self._broken = False
         with session.errors(f"preparing to write {destination.label}"):
@@ -62,6 +79,9 @@ class MySQLWriter(Writer):
         try:
             with self._session.errors(doing):
                 yield
+        except pa.ArrowException as error:
+            self._broken = True
+            raise SinkError(f"Error while {doing}: {error}") from None
         except BaseException:
             self._broken = True
             raise
@@ -70,11 +90,22 @@ class MySQLWriter(Writer):
         if batch.num_rows == 0:
             return Written(0)
         with self._guarded(f"writing {self._into.label}"):
+            self._look_at_fractions(batch)
             if not self._into.transactional:
                 return self._write_singly(batch)
             if self._bulk and batch.num_rows >= _MIN_BULK and self._load(batch):
                 return Written(batch.num_rows)
             return write_bisecting(batch, self._try_insert)
+
+    def _look_at_fractions(self, batch: pa.RecordBatch) -> None:
+        """Say, once per column, that the server rounds the times it is given."""
+        for number, target in list(self._coarse.items()):
+            if loses_fraction(batch.column(number), target):
+                del self._coarse[number]
+                self._warn(
+                    f"Column {target.name} of {self._into.label} is {target.native.full_type}: "
+                    "the server rounds times that have more digits of a second."
+                )
 
     def _load(self, batch: pa.RecordBatch) -> bool:
         """Whether LOAD DATA took the batch whole; otherwise nothing of it is there."""
