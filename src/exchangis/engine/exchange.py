@@ -97,8 +97,10 @@ class Exchange:
         with self._lock:
             if self._committing:
                 return
-        self._source.cancel()
-        self._sink.cancel()
+        try:
+            self._source.cancel()
+        finally:
+            self._sink.cancel()
 
     def close(self) -> None:
         """Free both ends; idempotent."""
