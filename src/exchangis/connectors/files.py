@@ -190,7 +190,7 @@ def bounded(batch: pa.RecordBatch, rows: int, size: int) -> Iterator[pa.RecordBa
 
 
 def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def source_failed(error: OSError, name: str) -> NoReturn:

@@ -54,7 +54,7 @@ class Lines:
 
     def _fast(self, block: bytes) -> pa.RecordBatch | None:
         """By Arrow's parser; None when it refuses or might not keep a value."""
-        doubles = [n for n, k in self.kinds.items() if pa.types.is_floating(k)]
+        doubles = [n for n in self.inferred if pa.types.is_floating(self.kinds[n])]
         if doubles and _LONG_NUMBER.search(block):
             return None
         schema = pa.schema([(n, _as_read(k)) for n, k in self.kinds.items()])
