@@ -154,7 +154,7 @@ def text_of(  # noqa: PLR0911 - one line per family of types
 def loses_fraction(column: Array, target: Target) -> bool:
     """Whether the server would round times of the column: it does so without a warning."""
     kept = target.fraction
-    kind: Any = column.type
+    kind = column.type
     if kept is None or kept >= 6 or not pa.types.is_temporal(kind) or pa.types.is_date(kind):
         return False
     if pa.types.is_time(kind):
@@ -162,7 +162,7 @@ def loses_fraction(column: Array, target: Target) -> bool:
     elif pa.types.is_duration(kind):
         micros = column.cast(DURATION).cast(pa.int64())
     else:
-        micros = column.cast(pa.timestamp("us", kind.tz)).cast(pa.int64())
+        micros = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
     unit = pa.scalar(10 ** (6 - kept), pa.int64())
     rest = pc.subtract(micros, pc.multiply(pc.divide(micros, unit), unit))
     return bool(pc.any(pc.not_equal(rest, 0)).as_py())
