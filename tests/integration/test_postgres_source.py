@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from exchangis.connectors import postgres_split
 from exchangis.connectors.base import ReadRequest
 from exchangis.connectors.postgres_catalog import find_relation
+from exchangis.connectors.postgres_session import connect
 from exchangis.domain.errors import InvalidRequest, SourceError, TaskCancelled
 from tests.integration.postgres_kit import Kit, new_kit, read, request, until
 from tests.services import Service
@@ -314,6 +315,22 @@ def test_a_server_without_snapshots_is_said_and_read_all_the_same(kit: Kit) -> N
         kit.run("GRANT EXECUTE ON FUNCTION pg_export_snapshot() TO PUBLIC")
         kit.run(f"REVOKE USAGE ON SCHEMA {kit.schema} FROM plain; REVOKE SELECT ON l FROM plain")
         kit.run("DROP ROLE plain")
+
+
+def test_text_that_is_not_utf8_is_an_error_and_no_crash(kit: Kit) -> None:
+    kit.run("DROP DATABASE IF EXISTS bytes_only")
+    kit.run("CREATE DATABASE bytes_only ENCODING 'SQL_ASCII' TEMPLATE template0")
+    connection = kit.connection(database="bytes_only")
+    with closing(connect(connection)) as session:
+        session.execute("CREATE TABLE public.t AS SELECT E'\\xff'::text AS a")
+    dataset = kit.dataset("t").model_copy(update={"database": "public"})
+    with (
+        closing(kit.connector.source(connection, dataset, kit.context())) as source,
+        pytest.raises(SourceError, match="invalid byte sequence"),
+    ):
+        read(source)
+    until(lambda: kit.backends() == 0)
+    kit.run("DROP DATABASE bytes_only")
 
 
 def test_estimates_of_tables_never_analyzed_are_absent(kit: Kit) -> None:

@@ -199,8 +199,12 @@ class BlockDecoder:
             name: pa.string() if decoder.doubtful else types[name]
             for name, decoder in zip(self._names, self._decoders, strict=True)
         }
+        try:
+            parsed = self._parse(block, as_text)
+        except pa.ArrowInvalid as error:
+            raise SourceError(f"The server sent a row that cannot be read: {error}") from error
         columns = []
-        for decoder, column in zip(self._decoders, self._parse(block, as_text), strict=True):
+        for decoder, column in zip(self._decoders, parsed, strict=True):
             convert: Callable[[Any], Any] = decoder.careful if decoder.doubtful else decoder.finish
             try:
                 columns.append(convert(column))
