@@ -20,7 +20,6 @@ from exchangis.domain.states import State
 from exchangis.runner.main import LEASE_LOST, SERVER_GONE
 from exchangis.runner.pool import Runner
 from exchangis.runner.protocol import Order, Outcome, Report
-from exchangis.scheduler.measure import Meter
 from exchangis.store import queue, settle
 from exchangis.store.queue import Claim
 
@@ -69,7 +68,6 @@ class Attempt:
     _printed: bytes = b""
 
     def __post_init__(self) -> None:
-        self.meter = Meter(self.runner.pid)
         self.sessions = list(self.claim.sessions)
 
     @property

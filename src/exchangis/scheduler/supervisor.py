@@ -31,6 +31,7 @@ from exchangis.scheduler.attempt import Attempt
 from exchangis.scheduler.generation import generate
 from exchangis.scheduler.housekeeping import Housekeeping
 from exchangis.scheduler.identity import server_name
+from exchangis.scheduler.measure import Meter
 from exchangis.store import settle
 from exchangis.store.opening import Store
 from exchangis.store.queue import Claim, Queue
@@ -55,6 +56,7 @@ class Supervisor:
         self._settler = settle.Settler(store.database, self._story)
         self._housekeeping = Housekeeping(settings, store, self._settler, self.name)
         self._pool = RunnerPool()
+        self._meter = Meter()
         self._attempts: dict[int, Attempt] = {}
         """By runner pid."""
         self._outcomes: list[settle.Outcome] = []
@@ -332,16 +334,15 @@ class Supervisor:
                 self._abandon(attempt)
 
     def _measure(self) -> None:
-        for attempt in self._own_attempts():
-            cpu, memory = attempt.meter.read()
-            if not memory:
-                continue
+        attempts = {a.runner.pid: a for a in self._own_attempts() if a.announced}
+        for pid, (cpu, memory) in self._meter.read(list(attempts)).items():
+            attempt = attempts[pid]
             attempt.values |= {"cpu": cpu, "memory": memory}
             limit = attempt.memory_limit
             if limit is not None and memory > limit and not attempt.killed:
                 attempt.memory_used = memory
                 attempt.killed = True
-                self._pool.kill(attempt.runner.pid)
+                self._pool.kill(pid)
 
     def _renew(self) -> None:
         lease = self._settings.lease
