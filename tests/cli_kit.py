@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from exchangis.cli.main import main
 
 COMMAND = (sys.executable, "-m", "exchangis")
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -59,6 +62,15 @@ def exchangis(
     assert not CONTROLS.search(done.stderr), ascii(done.stderr)
     assert "Traceback" not in done.stderr, done.stderr
     return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def inside(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ended:
+    """Run a command in this process, which is faster; the same rules hold for its output."""
+    code = main([str(argument) for argument in arguments])
+    output = capsys.readouterr()
+    assert not CONTROLS.search(output.out + output.err), ascii(output)
+    assert "Traceback" not in output.err, output.err
+    return Ended(code, output.out, output.err)
 
 
 def on_terminal(

@@ -118,25 +118,33 @@ def _watch(
     interrupt: _Interrupt,
 ) -> Snapshot:  # fmt: skip
     """Run the tasks to their ends, showing them meanwhile; the last snapshot."""
+
+    def carry_out(run: TaskRun) -> bool:
+        """Whether the job may go on; if not, no other task begins or goes on."""
+        run.run()
+        good = permit or run.state is State.SUCCESS
+        if not good:
+            for other in runs:
+                other.cancel()
+        return good
+
     stopped = False
     with ThreadPoolExecutor(parallel, thread_name_prefix="task") as pool:
-        pending = {pool.submit(run.run) for run in runs}
+        pending = {pool.submit(carry_out, run) for run in runs}
         try:
             while pending:
                 done, pending = wait(pending, _PACE)
-                for future in done:
-                    future.result()
-                bad = any(run.state.is_final and run.state is not State.SUCCESS for run in runs)
-                if not stopped and (interrupt.asked.is_set() or (bad and not permit)):
+                go_on = [future.result() for future in done]
+                if not stopped and pending and not all(go_on):
                     stopped = True
-                    if interrupt.asked.is_set():
-                        face.tell("WARN", "Interrupted: cancelling; once more ends it at once.")
-                    elif pending:
-                        face.tell(
-                            "WARN",
-                            "A task failed, so the others are stopped "
-                            "(--permit-partial-failures lets them go on).",
-                        )
+                    face.tell(
+                        "WARN",
+                        "A task failed, so the others are stopped "
+                        "(--permit-partial-failures lets them go on).",
+                    )
+                if not stopped and interrupt.asked.is_set():
+                    stopped = True
+                    face.tell("WARN", "Interrupted: cancelling; once more ends it at once.")
                     for run in runs:
                         run.cancel()
                 lines.print_to(face)
