@@ -239,7 +239,10 @@ def _report(kind: str, result: dict[str, Any]) -> list[str]:
                 f"{figures['p99']:.1f} |"
             )
         elif name == "memory":
-            notes.append(fX)
+            notes.append(
+                f"- Memory: server {figures['server_mb']} MB, and {figures['runner_mb']:.0f} MB"
+                " (proportional share) for each live runner."
+            )
         else:
             notes.append(
                 f"- Kill of {figures['executions']} executions at once: all final "
