@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -43,13 +44,43 @@ def create_app(services: Services, *, lifespan: Lifespan | None = None) -> FastA
     )
     app.state.services = services
     # What is polled comes first: routes are tried in order. And /job/listJobs is no job's id.
-    for base in BASES:
-        app.include_router(execution_routes(services, base))
-        app.include_router(log_routes(services, base))
-    for base in BASES:
-        app.include_router(job_routes(services, base))
-        app.include_router(data_source_routes(services, base))
+    polled = [make(services, base) for base in BASES for make in (execution_routes, log_routes)]
+    others = [make(services, base) for base in BASES for make in (job_routes, data_source_routes)]
+    examples: dict[str, dict[int | str, Any]] = {}
+    for calls in (*polled, *others):
+        app.include_router(calls.router)
+        examples |= calls.examples
+    _describe(app, examples, needs_token=services.settings.token is not None)
     add_system_routes(app, services)
     add_error_handlers(app)
     app.add_middleware(Gate, settings=services.settings)
     return app
+
+
+def _describe(
+    app: FastAPI, examples: dict[str, dict[int | str, Any]], *, needs_token: bool
+) -> None:
+    """Make the OpenAPI document say what is so: whole examples, no 422, and the token if needed."""
+    made = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = made()
+            for calls in document["paths"].values():
+                for call in calls.values():
+                    call["responses"].pop("422", None)
+                    for code, example in examples.get(call["operationId"], {}).items():
+                        content = call["responses"][str(code)]["content"]["application/json"]
+                        content["example"] = example
+            schemas = document["components"]["schemas"]
+            for name in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(name, None)
+            if needs_token:
+                document["components"]["securitySchemes"] = {
+                    "token": {"type": "http", "scheme": "bearer"}
+                }
+                document["security"] = [{"token": []}]
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

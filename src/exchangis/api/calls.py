@@ -39,6 +39,8 @@ class Calls:
 
     def __init__(self, base: Base, tag: str) -> None:
         self.router = APIRouter(prefix=base.prefix)
+        self.examples: dict[str, dict[int | str, Any]] = {}
+        """By operation id and status: FastAPI itself would leave nulls out of them."""
         self._base = base
         self._tag = tag
 
@@ -65,7 +67,13 @@ class Calls:
 
         def declare(endpoint: F) -> F:
             called = _enveloped(endpoint, template, inline=inline)
+            answers = self._answers(template, example, verb, problems)
             for number, spelling in enumerate((path, *also)):
+                name = f"{self._base.name}_{endpoint.__name__}{number or ''}"
+                self.examples[name] = {
+                    code: answer["content"]["application/json"]["example"]
+                    for code, answer in answers.items()
+                }
                 self.router.add_api_route(
                     spelling,
                     called,
@@ -73,9 +81,9 @@ class Calls:
                     summary=summary,
                     description=inspect.getdoc(endpoint),
                     tags=[f"{self._tag} ({self._base.name} base)"],
-                    operation_id=f"{self._base.name}_{endpoint.__name__}{number or ''}",
+                    operation_id=name,
                     response_model=Envelope[data],  # type: ignore[valid-type]
-                    responses=self._answers(template, example, verb, problems),
+                    responses=answers,
                 )
             return endpoint
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Path
+from fastapi import Body, Path
 
 from exchangis.api import views
 from exchangis.api.answers import (
@@ -75,7 +75,7 @@ def _saved(record: DataSourceRecord) -> dict[str, Any]:
     return {"id": record.id, "versionId": record.version}
 
 
-def data_source_routes(services: Services, base: Base) -> APIRouter:
+def data_source_routes(services: Services, base: Base) -> Calls:
     """The calls on one base."""
     calls = Calls(base, "data sources")
     sources = services.data_sources
@@ -232,4 +232,4 @@ def data_source_routes(services: Services, base: Base) -> APIRouter:
         """Names of its tables, asked for now."""
         return {"tbs": sources.tables(id, type, db)}
 
-    return calls.router
+    return calls

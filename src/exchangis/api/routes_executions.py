@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body
+from fastapi import Body
 
 from exchangis.api import views
 from exchangis.api.answers import (
@@ -78,7 +78,7 @@ def _options(body: ExecuteBody | None) -> ExecuteOptions:
     )
 
 
-def execution_routes(services: Services, base: Base) -> APIRouter:
+def execution_routes(services: Services, base: Base) -> Calls:
     """The calls on one base."""
     calls = Calls(base, "executions")
     executions = services.executions
@@ -241,7 +241,7 @@ def execution_routes(services: Services, base: Base) -> APIRouter:
         """Whether the job and all its tasks are final."""
         return {"allTaskStatus": executions.status(jobExecutionId).all_final}
 
-    return calls.router
+    return calls
 
 
 def page_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, Body
+from fastapi import Body
 
 from exchangis.api import views
 from exchangis.api.answers import (
@@ -80,7 +80,7 @@ def _stripped(text: str | None) -> str | None:
     return None if text is None else text.strip()
 
 
-def job_routes(services: Services, base: Base) -> APIRouter:
+def job_routes(services: Services, base: Base) -> Calls:
     """The calls on one base."""
     calls = Calls(base, "jobs")
     jobs, zone, aliases = services.jobs, services.settings.zone, services.settings.engine_aliases
@@ -250,4 +250,4 @@ def job_routes(services: Services, base: Base) -> APIRouter:
             fields.pop("name", None)
         return shown(jobs.copy(id, user, **fields))
 
-    return calls.router
+    return calls

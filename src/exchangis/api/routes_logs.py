@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 
 from exchangis.api import views
 from exchangis.api.answers import LogData
@@ -40,7 +40,7 @@ def _query(
     return field.to_core(query) if base.is_field and not last_rows else query
 
 
-def log_routes(services: Services, base: Base) -> APIRouter:
+def log_routes(services: Services, base: Base) -> Calls:
     """The calls on one base."""
     calls = Calls(base, "logs")
     logs = services.logs
@@ -94,4 +94,4 @@ def log_routes(services: Services, base: Base) -> APIRouter:
         query = _query(base, fromLine, pageSize, ignoreKeywords, onlyKeywords, lastRows, enableTail)
         return shown(logs.task_log(taskId, jobExecutionId, query))
 
-    return calls.router
+    return calls
