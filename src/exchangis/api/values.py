@@ -31,7 +31,8 @@ Flag = Annotated[bool | None, BeforeValidator(_blank), Query()]
 Text = Annotated[_Short | None, AfterValidator(_stored), Query()]
 Id = Annotated[int, Path(ge=0, le=LARGEST)]
 """The number of a job, data source or task."""
-ExecutionId = Annotated[str, Path(max_length=4096)]
+ExecutionId = Annotated[str, Path()]
+"""What cannot be an id is not found, as any other unknown one."""
 
 BodyNumber = Annotated[_Int64 | None, BeforeValidator(_blank)]
 BodyText = Annotated[str | None, AfterValidator(_stored)]
