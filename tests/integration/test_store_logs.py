@@ -56,6 +56,19 @@ def test_small_appends_share_chunks(world: World) -> None:
         assert len(list(log_lines._chunks(connection, stream, 0, stream.next_line))) == 1
 
 
+def test_full_chunks_are_left_as_they_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_lines, "CHUNK_LINES", 8)
+    execution_id = world.submit()
+    name = log_lines.job_stream(execution_id)
+    for n in range(23):
+        _append(world, name, _lines(f"line {n}"))
+    with world.database.read() as connection:
+        stream = log_lines.state(connection, name)
+        assert stream is not None
+        chunks = list(log_lines._chunks(connection, stream, 0, stream.next_line))
+    assert [(first, len(lines)) for first, lines in chunks] == [(0, 8), (8, 8), (16, 8)]
+
+
 def test_long_lines_make_chunks_of_bounded_size(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

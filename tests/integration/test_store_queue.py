@@ -88,6 +88,17 @@ def test_full_user_does_not_hold_up_others(world: World) -> None:
     assert world.queue().claim_tasks(limit=10, now=world.now, lease_ms=LEASE, max_total=2) == []
 
 
+def test_long_queue_of_a_full_user_does_not_hide_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exchangis.store.queue._CANDIDATES", 2)
+    world.job(5, user="ann")
+    world.claim(1)
+    other = world.job(1, user="bob")
+    claims = world.queue().claim_tasks(limit=10, now=world.now, lease_ms=LEASE, max_per_user=1)
+    assert [claim.execution_id for claim in claims] == [other]
+
+
 def test_oldest_task_is_claimed_first(world: World) -> None:
     first, second = world.job(2), world.job(2)
     claims = [world.claim(1)[0] for _ in range(4)]
@@ -143,6 +154,22 @@ def test_stale_attempt_is_refused_everywhere(world: World) -> None:
     assert not world.finish(new, State.FAILED, owner="server-1")
     assert world.finish(new, State.SUCCESS, owner="server-2")
     assert world.state(execution_id) is State.SUCCESS
+
+
+def test_older_attempt_on_the_same_server_is_refused_too(world: World) -> None:
+    execution_id = world.job(1)
+    (old,) = world.run()
+    world.now += LEASE + 1
+    world.settler.expire_leases(now=world.now)
+    (new,) = world.claim()
+    queue = world.queue()
+    report = Report(old.task_id, old.attempt, execution_id, progress=0.9)
+    assert queue.record([report], now=world.now) == {old.task_id}
+    assert queue.renew([(old.task_id, old.attempt)], now=world.now, lease_ms=LEASE) == set()
+    assert queue.mark_running([(old, ())], now=world.now) == set()
+    assert not world.finish(old, State.SUCCESS)
+    assert world.states(execution_id) == [State.SCHEDULED]
+    assert queue.mark_running([(new, ())], now=world.now) == {new.task_id}
 
 
 def test_renewed_lease_is_not_taken_over(world: World) -> None:

@@ -26,6 +26,7 @@ _DRIVERS = {
     "mariadb": "mariadb+pymysql",
 }
 _TRIES = 8
+_BUSY_SECONDS = 30
 
 
 class Database:
@@ -38,7 +39,9 @@ class Database:
         parsed, self.dialect = _parse(url)
         if self.dialect == "sqlite":
             self.engine: Engine = create_engine(
-                parsed, connect_args={"timeout": 30, "isolation_level": None}, pool_size=50
+                parsed,
+                connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None},
+                pool_size=50,
             )
             event.listen(self.engine, "connect", _prepare_sqlite)
             self._reader = self.engine
@@ -138,8 +141,8 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: ConnectionPoolEntry
     # WAL: readers never wait for the writer. synchronous=NORMAL survives any crash of ours; after
     # a power cut the last moments may be missing, and commit marks in the sinks then prevent
     # doubled rows.
+    _enter_wal(connection)
     for pragma in (
-        "journal_mode=WAL",
         "synchronous=NORMAL",
         "foreign_keys=ON",
         "temp_store=MEMORY",
@@ -148,11 +151,28 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: ConnectionPoolEntry
         connection.execute(f"PRAGMA {pragma}").close()
 
 
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """Switch the file to WAL, once for ever; servers that open a new file at once may collide."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.001, 0.02))  # SQLite itself never waits for this switch
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    return "locked" in str(error) or "busy" in str(error)
+
+
 def _worth_retrying(error: DBAPIError) -> bool:
     """Deadlock, lock wait, serialization failure, busy: the same transaction may do next time."""
     original = error.orig
     if isinstance(original, sqlite3.OperationalError):
-        return "locked" in str(original) or "busy" in str(original)
+        return _is_busy(original)
     if getattr(original, "sqlstate", None) in {"40001", "40P01", "55P03"}:
         return True
     code = original.args[0] if original is not None and original.args else None
