@@ -31,8 +31,8 @@ from exchangis.connectors.base import (
     Written,
 )
 from exchangis.connectors.duckdb import DuckDB
-from exchangis.connectors.duckdb_database import _FILES
-from exchangis.connectors.duckdb_sink import DuckDBSink
+from exchangis.connectors.duckdb.database import _FILES
+from exchangis.connectors.duckdb.sink import DuckDBSink
 from exchangis.domain.errors import ConnectionFailed, InvalidRequest, SinkError, TaskCancelled
 from exchangis.domain.model import Connection, DataSet, Publish, WriteMode
 from tests.integration.test_duckdb_source import build, held_by_another_process, read, source_of

@@ -20,12 +20,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exchangis.connectors import duckdb_source
 from exchangis.connectors.base import Context, ReadRequest
 from exchangis.connectors.duckdb import DuckDB
-from exchangis.connectors.duckdb_database import _FILES
-from exchangis.connectors.duckdb_source import DuckDBSource
-from exchangis.connectors.duckdb_types import literal, quote
+from exchangis.connectors.duckdb import source as duckdb_source
+from exchangis.connectors.duckdb.database import _FILES
+from exchangis.connectors.duckdb.source import DuckDBSource
+from exchangis.connectors.duckdb.types import literal, quote
 from exchangis.domain.errors import (
     ConnectionFailed,
     InvalidRequest,

@@ -274,7 +274,7 @@ def test_values_larger_than_a_block_are_read(
 ) -> None:
     large = "x\n" * 700_000
     table = pa.table({"a": [1, 2, 3], "b": ["small", large, "small"]})
-    monkeypatch.setattr("exchangis.connectors.files_csv.BLOCK", 1 << 16)
+    monkeypatch.setattr("exchangis.connectors.files.csv.BLOCK", 1 << 16)
     write(CSV, tmp_path, "t.csv", table)
     assert read(CSV, tmp_path, "t.csv").to_pylist() == table.to_pylist()
 

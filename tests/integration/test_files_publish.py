@@ -18,9 +18,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from exchangis.connectors import files_publish, files_staging
 from exchangis.connectors.base import Connector, Sink, Split
 from exchangis.connectors.csv import Csv
+from exchangis.connectors.files import publish as files_publish
+from exchangis.connectors.files import staging as files_staging
 from exchangis.connectors.jsonl import JsonLines
 from exchangis.connectors.parquet import Parquet
 from exchangis.domain.errors import InvalidRequest, SinkError, SourceError, TaskCancelled

@@ -15,10 +15,10 @@ import pytest
 
 from exchangis.connectors.base import ReadRequest, Split
 from exchangis.connectors.mysql import MySQL
-from exchangis.connectors.mysql_load import load_lines_into
-from exchangis.connectors.mysql_session import Server as Settings
-from exchangis.connectors.mysql_session import Sessions
-from exchangis.connectors.mysql_wire import RowStream
+from exchangis.connectors.mysql.load import load_lines_into
+from exchangis.connectors.mysql.session import Server as Settings
+from exchangis.connectors.mysql.session import Sessions
+from exchangis.connectors.mysql.wire import RowStream
 from exchangis.domain.errors import (
     ConnectionFailed,
     InvalidRequest,

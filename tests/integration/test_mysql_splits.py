@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exchangis.connectors import mysql_plan
 from exchangis.connectors.base import ReadRequest
+from exchangis.connectors.mysql import plan as mysql_plan
 from exchangis.domain.errors import InvalidRequest, SourceError
 from tests.integration.mysql_harness import Server, server_of
 from tests.services import Service

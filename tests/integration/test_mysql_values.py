@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exchangis.connectors.mysql_session import quote
+from exchangis.connectors.mysql.session import quote
 from exchangis.domain.errors import SourceError
 from exchangis.domain.model import WriteMode
 from tests.integration.mysql_harness import Server, server_of

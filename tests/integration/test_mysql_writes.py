@@ -10,7 +10,7 @@ import pytest
 
 from exchangis.connectors.base import Sink, Split, WriteRequest
 from exchangis.connectors.marks import PLAN, PUBLISHED, TABLE
-from exchangis.connectors.mysql_publish import Replacement
+from exchangis.connectors.mysql.publish import Replacement
 from exchangis.domain.errors import InvalidRequest, SinkError
 from exchangis.domain.model import WriteMode
 from tests.integration.mysql_harness import Server, request_for, server_of

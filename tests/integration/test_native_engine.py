@@ -199,7 +199,7 @@ def test_importing_the_package_loads_no_engine() -> None:
 _DYING = """
 import json, os, sys
 from exchangis import exchange
-from exchangis.connectors.sqlite_sink import SQLiteSink, SQLiteWriter
+from exchangis.connectors.sqlite.sink import SQLiteSink, SQLiteWriter
 
 settings = json.loads(sys.argv[1])
 owner = {"SQLiteSink": SQLiteSink, "SQLiteWriter": SQLiteWriter}[settings["class"]]

@@ -15,7 +15,7 @@ import pytest
 from exchangis.connectors.base import Column, TableSchema
 from exchangis.connectors.params import make_connection
 from exchangis.connectors.postgres import PostgreSQL
-from exchangis.connectors.postgres_session import connect
+from exchangis.connectors.postgres.session import connect
 from exchangis.domain.errors import ConnectionFailed, InvalidRequest, TaskCancelled
 from tests.integration.postgres_kit import Kit, new_kit, prepare, request, until
 from tests.services import PASSWORD, Service, free_port

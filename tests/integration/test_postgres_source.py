@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exchangis.connectors import postgres_split
 from exchangis.connectors.base import ReadRequest
-from exchangis.connectors.postgres_catalog import find_relation
-from exchangis.connectors.postgres_session import connect
+from exchangis.connectors.postgres import split as postgres_split
+from exchangis.connectors.postgres.catalog import find_relation
+from exchangis.connectors.postgres.session import connect
 from exchangis.domain.errors import InvalidRequest, SourceError, TaskCancelled
 from tests.integration.postgres_kit import Kit, new_kit, read, request, until
 from tests.services import Service

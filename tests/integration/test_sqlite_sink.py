@@ -31,7 +31,7 @@ from exchangis.connectors.base import (
     Written,
 )
 from exchangis.connectors.sqlite import SQLite
-from exchangis.connectors.sqlite_sink import SQLiteSink
+from exchangis.connectors.sqlite.sink import SQLiteSink
 from exchangis.domain.errors import (
     ConnectionFailed,
     InvalidRequest,

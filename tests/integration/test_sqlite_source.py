@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exchangis.connectors import sqlite_source
 from exchangis.connectors.base import Context, ReadRequest, Source
 from exchangis.connectors.sqlite import SQLite
-from exchangis.connectors.sqlite_database import quote
+from exchangis.connectors.sqlite import source as sqlite_source
+from exchangis.connectors.sqlite.database import quote
 from exchangis.domain.errors import (
     ConnectionFailed,
     InvalidRequest,

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exchangis.connectors import files, files_json, files_text, files_types
-from exchangis.connectors.files_staging import natural
+from exchangis.connectors.files import datasets
+from exchangis.connectors.files import json as files_json
+from exchangis.connectors.files import text as files_text
+from exchangis.connectors.files import types as files_types
+from exchangis.connectors.files.staging import natural
 from exchangis.connectors.registry import connector
 
 
@@ -100,7 +103,7 @@ def test_json_text_of_arrow_values() -> None:
 )
 def test_bounded_batches_hold_every_row_in_order(sizes: list[int], rows: int, size: int) -> None:
     batch = pa.RecordBatch.from_pydict({"t": ["x" * n for n in sizes]})
-    found = list(files.bounded(batch, rows, size))
+    found = list(datasets.bounded(batch, rows, size))
     assert pa.Table.from_batches(found).to_pydict() == batch.to_pydict()
     assert max(piece.num_rows for piece in found) <= rows
     assert all(piece.num_rows == 1 or piece.nbytes <= 2 * size for piece in found)

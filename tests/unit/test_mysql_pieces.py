@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exchangis.connectors.base import Column, TableSchema
-from exchangis.connectors.mysql_errors import connect_error, is_row_fault, statement_error
-from exchangis.connectors.mysql_plan import _boundaries, _ranges
-from exchangis.connectors.mysql_read import RowFormat, make_field
-from exchangis.connectors.mysql_session import offset_us, quote
-from exchangis.connectors.mysql_types import NativeColumn, created_schema
-from exchangis.connectors.mysql_wire import RowStream
+from exchangis.connectors.mysql.errors import connect_error, is_row_fault, statement_error
+from exchangis.connectors.mysql.plan import _boundaries, _ranges
+from exchangis.connectors.mysql.read import RowFormat, make_field
+from exchangis.connectors.mysql.session import offset_us, quote
+from exchangis.connectors.mysql.types import NativeColumn, created_schema
+from exchangis.connectors.mysql.wire import RowStream
 from exchangis.domain.errors import ConnectionFailed, InvalidRequest, SinkError, SourceError
 
 

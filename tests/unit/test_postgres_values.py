@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exchangis.connectors.base import Column, Split, TableSchema
-from exchangis.connectors.postgres_catalog import Attribute
-from exchangis.connectors.postgres_decode import BlockDecoder, Decoder, Policies
-from exchangis.connectors.postgres_encode import array_literal, encode
-from exchangis.connectors.postgres_split import predicate
-from exchangis.connectors.postgres_types import NativeType, arrow_type, created
+from exchangis.connectors.postgres.catalog import Attribute
+from exchangis.connectors.postgres.decode import BlockDecoder, Decoder, Policies
+from exchangis.connectors.postgres.encode import array_literal, encode
+from exchangis.connectors.postgres.split import predicate
+from exchangis.connectors.postgres.types import NativeType, arrow_type, created
 
 
 def _attribute(name: str, element: str | None = None) -> Attribute:

@@ -127,6 +127,9 @@ class ReadRequest:
     parallelism: int = 1
     batch_rows: int = 16_384
     batch_bytes: int = 8 << 20
+    resumable: bool = False
+    """Splits are committed one by one, so a later attempt may read the rest of them, and not in the
+    same snapshot: a row must stay in its split when it is updated meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ were inferred from a sample are held to the same spelling as in the sample, so t
 in a column of integers is refused and not turned into 7.
 
 Sink. Text is always quoted and NULL never is, so both come back as they were; the other values
-are written as `files_text` says. What the encoding cannot say is a dirty record.
+are written as `files.text` says. What the encoding cannot say is a dirty record.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from exchangis.connectors import files, files_csv, files_text, files_types
 from exchangis.connectors.base import (
     Capabilities,
     Connector,
@@ -31,14 +30,18 @@ from exchangis.connectors.base import (
     Split,
     TableSchema,
 )
-from exchangis.connectors.files import DataFile
-from exchangis.connectors.files_arrow import Array
-from exchangis.connectors.files_arrow import compute as pc
-from exchangis.connectors.files_bytes import Bytes, cut_points, holds_byte, is_utf8
-from exchangis.connectors.files_csv import Dialect, Section
-from exchangis.connectors.files_format import FileFormat, PartFile, Stored
-from exchangis.connectors.files_sink import FileSink, table_schema
-from exchangis.connectors.files_textsink import SUFFIX_OF, TextPart, merge_text
+from exchangis.connectors.files import csv as files_csv
+from exchangis.connectors.files import datasets
+from exchangis.connectors.files import text as files_text
+from exchangis.connectors.files import types as files_types
+from exchangis.connectors.files.arrow import Array
+from exchangis.connectors.files.arrow import compute as pc
+from exchangis.connectors.files.bytes import Bytes, cut_points, holds_byte, is_utf8
+from exchangis.connectors.files.csv import Dialect, Section
+from exchangis.connectors.files.datasets import DataFile
+from exchangis.connectors.files.format import FileFormat, PartFile, Stored
+from exchangis.connectors.files.sink import FileSink, table_schema
+from exchangis.connectors.files.textsink import SUFFIX_OF, TextPart, merge_text
 from exchangis.connectors.params import check_params
 from exchangis.domain.errors import InvalidRequest, SinkError, SourceError, TaskCancelled
 from exchangis.domain.model import Connection, DataSet
@@ -70,7 +73,7 @@ class CsvSource(Source):
                 try:
                     self._schema = self._look()
                 except OSError as error:
-                    files.source_failed(error, self._files[0].name)
+                    datasets.source_failed(error, self._files[0].name)
             return self._schema
 
     def _look(self) -> TableSchema:
@@ -151,21 +154,21 @@ class CsvSource(Source):
                 if file.name in self._heads:
                     splits.extend(self._splits(file, request.parallelism, len(splits)))
         except OSError as error:
-            files.source_failed(error, self._files[0].name)
+            datasets.source_failed(error, self._files[0].name)
         return splits
 
     def _splits(self, file: DataFile, lanes: int, number: int) -> Iterator[Split]:
         parts = min(4 * lanes, file.size // SPLIT_BYTES) if lanes > 1 else 1
         if parts < 2 or not self._may_be_cut(file):
             rows = int(file.size / self._row_bytes)
-            yield Split(f"s{number}", file.name, files.planned(file, start=0, end=None), rows)
+            yield Split(f"s{number}", file.name, datasets.planned(file, start=0, end=None), rows)
             return
         points = cut_points(file, self._heads[file.name].offset, parts)
         for start, end in itertools.pairwise(points):
             yield Split(
                 f"s{number}",
                 f"{file.name} bytes {start}-{end}",
-                files.planned(file, start=start, end=end),
+                datasets.planned(file, start=start, end=end),
                 int((end - start) / self._row_bytes),
             )
             number += 1
@@ -179,7 +182,7 @@ class CsvSource(Source):
 
     def read(self, split: Split, request: ReadRequest) -> Iterator[pa.RecordBatch]:
         schema = self.schema()
-        file = files.find_planned(self._files, split.data)
+        file = datasets.find_planned(self._files, split.data)
         section = self._section(file, split.data["start"], split.data["end"])
         kinds = {}
         for name in request.columns:
@@ -190,7 +193,7 @@ class CsvSource(Source):
         try:
             yield from self._rows(section, kinds, request)
         except OSError as error:
-            files.source_failed(error, file.name)
+            datasets.source_failed(error, file.name)
 
     def _rows(
         self, section: Section, kinds: Mapping[str, pa.DataType], request: ReadRequest
@@ -204,7 +207,7 @@ class CsvSource(Source):
             ]
             done += batch.num_rows
             converted = pa.RecordBatch.from_arrays(columns, names=list(kinds))
-            for piece in files.bounded(converted, request.batch_rows, request.batch_bytes):
+            for piece in datasets.bounded(converted, request.batch_rows, request.batch_bytes):
                 if self._cancelled.is_set():
                     raise TaskCancelled()
                 yield piece
@@ -359,24 +362,24 @@ class Csv(Connector):
     name = "CSV"
     title = "CSV files"
     type_id = 30
-    params = (files.PATH,)
+    params = (datasets.PATH,)
     options = files_csv.OPTIONS
     capabilities = Capabilities(addressing="uri", databases=False, staged=True, redefines=True)
 
     def test(self, connection: Connection, context: Context) -> str:
-        return files.tested(connection, context, SUFFIXES)
+        return datasets.tested(connection, context, SUFFIXES)
 
     def source(self, connection: Connection, dataset: DataSet, context: Context) -> CsvSource:
         d = self._dialect(dataset)
-        base = files.base_folder(connection, context)
-        return CsvSource(files.data_files(base, dataset, context, SUFFIXES), d, context)
+        base = datasets.base_folder(connection, context)
+        return CsvSource(datasets.data_files(base, dataset, context, SUFFIXES), d, context)
 
     def sink(self, connection: Connection, dataset: DataSet, context: Context) -> FileSink:
-        base = files.base_folder(connection, context)
+        base = datasets.base_folder(connection, context)
         return FileSink(base, dataset, context, CsvFormat(self._dialect(dataset)))
 
     def _dialect(self, dataset: DataSet) -> Dialect:
         return files_csv.dialect(check_params(self.options, dataset.options, prefix="options"))
 
     def tables(self, connection: Connection, database: str | None, context: Context) -> list[str]:
-        return files.listed(files.base_folder(connection, context), SUFFIXES)
+        return datasets.listed(datasets.base_folder(connection, context), SUFFIXES)

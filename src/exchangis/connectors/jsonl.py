@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from exchangis.connectors import files, files_json, files_jsonl, files_text, files_types
 from exchangis.connectors.base import (
     Capabilities,
     Connector,
@@ -31,14 +30,19 @@ from exchangis.connectors.base import (
     Split,
     TableSchema,
 )
-from exchangis.connectors.files import DataFile
-from exchangis.connectors.files_arrow import Array, Codec
-from exchangis.connectors.files_arrow import compute as pc
-from exchangis.connectors.files_bytes import Bytes, cut_points, is_utf8, line_blocks
-from exchangis.connectors.files_csv import ENCODINGS
-from exchangis.connectors.files_format import FileFormat, PartFile, Stored
-from exchangis.connectors.files_sink import FileSink, table_schema
-from exchangis.connectors.files_textsink import SUFFIX_OF, TextPart, merge_text
+from exchangis.connectors.files import datasets
+from exchangis.connectors.files import json as files_json
+from exchangis.connectors.files import jsonl as files_jsonl
+from exchangis.connectors.files import text as files_text
+from exchangis.connectors.files import types as files_types
+from exchangis.connectors.files.arrow import Array, Codec
+from exchangis.connectors.files.arrow import compute as pc
+from exchangis.connectors.files.bytes import Bytes, cut_points, is_utf8, line_blocks
+from exchangis.connectors.files.csv import ENCODINGS
+from exchangis.connectors.files.datasets import DataFile
+from exchangis.connectors.files.format import FileFormat, PartFile, Stored
+from exchangis.connectors.files.sink import FileSink, table_schema
+from exchangis.connectors.files.textsink import SUFFIX_OF, TextPart, merge_text
 from exchangis.connectors.params import check_params
 from exchangis.domain.errors import InvalidRequest, SourceError, TaskCancelled
 from exchangis.domain.model import Connection, DataSet
@@ -79,7 +83,7 @@ class Settings:
     def codec(self, name: str) -> Codec | None:
         """Compression of a file of that name."""
         if self.compression == "auto":
-            return files.compression_of(name)
+            return datasets.compression_of(name)
         return None if self.compression == "none" else self.compression
 
 
@@ -102,7 +106,7 @@ class JsonLinesSource(Source):
                 try:
                     self._schema = self._look()
                 except OSError as error:
-                    files.source_failed(error, self._files[0].name)
+                    datasets.source_failed(error, self._files[0].name)
             return self._schema
 
     def _look(self) -> TableSchema:
@@ -156,7 +160,7 @@ class JsonLinesSource(Source):
             for file in self._files:
                 splits.extend(self._splits(file, request.parallelism, len(splits)))
         except OSError as error:
-            files.source_failed(error, self._files[0].name)
+            datasets.source_failed(error, self._files[0].name)
         return splits
 
     def _splits(self, file: DataFile, lanes: int, number: int) -> Iterator[Split]:
@@ -168,14 +172,14 @@ class JsonLinesSource(Source):
             yield Split(
                 f"s{number}",
                 f"{file.name} bytes {start}-{end}" if ranged else file.name,
-                files.planned(file, start=start, end=end if ranged else None),
+                datasets.planned(file, start=start, end=end if ranged else None),
                 int((end - start) / self._row_bytes),
             )
             number += 1
 
     def read(self, split: Split, request: ReadRequest) -> Iterator[pa.RecordBatch]:
         schema = self.schema()
-        file = files.find_planned(self._files, split.data)
+        file = datasets.find_planned(self._files, split.data)
         kinds = {column.name: column.type for column in schema.columns}
         lines = files_jsonl.Lines(
             file.name,
@@ -191,12 +195,12 @@ class JsonLinesSource(Source):
                 if batch is None:
                     continue
                 chosen = batch.select(list(request.columns))
-                for piece in files.bounded(chosen, request.batch_rows, request.batch_bytes):
+                for piece in datasets.bounded(chosen, request.batch_rows, request.batch_bytes):
                     if self._cancelled.is_set():
                         raise TaskCancelled()
                     yield piece
         except OSError as error:
-            files.source_failed(error, file.name)
+            datasets.source_failed(error, file.name)
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -296,20 +300,20 @@ class JsonLines(Connector):
     name = "JSONL"
     title = "JSON Lines files"
     type_id = 31
-    params = (files.PATH,)
+    params = (datasets.PATH,)
     options = OPTIONS
     capabilities = Capabilities(addressing="uri", databases=False, staged=True, redefines=True)
 
     def test(self, connection: Connection, context: Context) -> str:
-        return files.tested(connection, context, SUFFIXES)
+        return datasets.tested(connection, context, SUFFIXES)
 
     def source(self, connection: Connection, dataset: DataSet, context: Context) -> JsonLinesSource:
-        base = files.base_folder(connection, context)
-        found = files.data_files(base, dataset, context, SUFFIXES)
+        base = datasets.base_folder(connection, context)
+        found = datasets.data_files(base, dataset, context, SUFFIXES)
         return JsonLinesSource(found, self._settings(dataset), context)
 
     def sink(self, connection: Connection, dataset: DataSet, context: Context) -> FileSink:
-        base = files.base_folder(connection, context)
+        base = datasets.base_folder(connection, context)
         return FileSink(base, dataset, context, JsonLinesFormat(self._settings(dataset)))
 
     def _settings(self, dataset: DataSet) -> Settings:
@@ -321,4 +325,4 @@ class JsonLines(Connector):
         )
 
     def tables(self, connection: Connection, database: str | None, context: Context) -> list[str]:
-        return files.listed(files.base_folder(connection, context), SUFFIXES)
+        return datasets.listed(datasets.base_folder(connection, context), SUFFIXES)

@@ -1,7 +1,7 @@
 """Parquet files and folders of them, as source and sink.
 
 Source. All files must agree on their columns; splits are runs of row groups. Memory is bounded by
-the batch, not by the row group, which is decoded page by page. `files_parquet` lists the types.
+the batch, not by the row group, which is decoded page by page. `files.parquet` lists the types.
 
 Sink. Types are kept as they are. A single file that is appended to, or made of several parts, is
 written anew row group by row group, since Parquet files cannot be put one after another; a folder
@@ -20,7 +20,6 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exchangis.connectors import files
 from exchangis.connectors.base import (
     Capabilities,
     Column,
@@ -32,11 +31,12 @@ from exchangis.connectors.base import (
     Split,
     TableSchema,
 )
-from exchangis.connectors.files import DataFile
-from exchangis.connectors.files_bytes import open_plain
-from exchangis.connectors.files_format import FileFormat, PartFile, Stored
-from exchangis.connectors.files_parquet import plain_type, plain_values
-from exchangis.connectors.files_sink import FileSink, fitted_to
+from exchangis.connectors.files import datasets
+from exchangis.connectors.files.bytes import open_plain
+from exchangis.connectors.files.datasets import DataFile
+from exchangis.connectors.files.format import FileFormat, PartFile, Stored
+from exchangis.connectors.files.parquet import plain_type, plain_values
+from exchangis.connectors.files.sink import FileSink, fitted_to
 from exchangis.connectors.params import check_params
 from exchangis.domain.errors import SinkError, SourceError, TaskCancelled
 from exchangis.domain.model import Connection, DataSet
@@ -105,7 +105,7 @@ class ParquetSource(Source):
                     meta = opened.metadata
                     counts = [meta.row_group(i).num_rows for i in range(meta.num_row_groups)]
             except OSError as error:
-                files.source_failed(error, file.name)
+                datasets.source_failed(error, file.name)
             if first is None:
                 first = found
                 _refuse_twice(found, file.name)
@@ -135,11 +135,11 @@ class ParquetSource(Source):
     @staticmethod
     def _split(number: int, file: DataFile, begin: int, end: int, rows: int) -> Split:
         label = f"{file.name} row groups {begin}-{end - 1}" if end else f"{file.name} (empty)"
-        return Split(f"s{number}", label, files.planned(file, begin=begin, end=end), rows)
+        return Split(f"s{number}", label, datasets.planned(file, begin=begin, end=end), rows)
 
     def read(self, split: Split, request: ReadRequest) -> Iterator[pa.RecordBatch]:
         schema = self.schema()
-        file = files.find_planned(self._files, split.data)
+        file = datasets.find_planned(self._files, split.data)
         groups = list(range(split.data["begin"], split.data["end"]))
         if not groups:
             return
@@ -155,7 +155,7 @@ class ParquetSource(Source):
         except OSError as error:
             if error.errno is None:
                 raise SourceError(f"{file.name} is damaged: {error}") from error
-            files.source_failed(error, file.name)
+            datasets.source_failed(error, file.name)
 
     def _batches(
         self,
@@ -177,7 +177,7 @@ class ParquetSource(Source):
                     for column, kind in kinds.items()
                 ]
                 plain = pa.RecordBatch.from_arrays(columns, names=list(kinds))
-                for piece in files.bounded(plain, request.batch_rows, request.batch_bytes):
+                for piece in datasets.bounded(plain, request.batch_rows, request.batch_bytes):
                     if self._cancelled.is_set():
                         raise TaskCancelled()
                     yield piece
@@ -343,26 +343,26 @@ class Parquet(Connector):
     name = "PARQUET"
     title = "Parquet files"
     type_id = 32
-    params = (files.PATH,)
+    params = (datasets.PATH,)
     options = OPTIONS
     capabilities = Capabilities(addressing="uri", databases=False, staged=True, redefines=True)
 
     def test(self, connection: Connection, context: Context) -> str:
-        return files.tested(connection, context, SUFFIXES)
+        return datasets.tested(connection, context, SUFFIXES)
 
     def source(self, connection: Connection, dataset: DataSet, context: Context) -> ParquetSource:
         self._options(dataset)
-        base = files.base_folder(connection, context)
-        return ParquetSource(files.data_files(base, dataset, context, SUFFIXES), context)
+        base = datasets.base_folder(connection, context)
+        return ParquetSource(datasets.data_files(base, dataset, context, SUFFIXES), context)
 
     def sink(self, connection: Connection, dataset: DataSet, context: Context) -> FileSink:
         options = self._options(dataset)
         layout = Layout(options["compression"], options["row_group_rows"])
-        base = files.base_folder(connection, context)
+        base = datasets.base_folder(connection, context)
         return FileSink(base, dataset, context, ParquetFormat(layout))
 
     def _options(self, dataset: DataSet) -> dict[str, Any]:
         return check_params(self.options, dataset.options, prefix="options")
 
     def tables(self, connection: Connection, database: str | None, context: Context) -> list[str]:
-        return files.listed(files.base_folder(connection, context), SUFFIXES)
+        return datasets.listed(datasets.base_folder(connection, context), SUFFIXES)

@@ -157,6 +157,7 @@ class Exchange:
             columns=names,
             where=self._spec.where if self._source_filters else None,
             parallelism=self._parallelism,
+            resumable=self._commit_per_split,
             batch_rows=rows_per_step(limits.records_per_second, rows),
             batch_bytes=memory.batch,
         )
@@ -257,12 +258,17 @@ class Exchange:
         if not resume.published:
             lanes = min(self._parallelism, len(left), self._able.max_writers or len(left))
             try:
-                self._run_lanes(work, lanes, reporter)
-            finally:
-                dirty.close()
-            if self._switch_follows:
-                self._check_cancelled()
-            self._sink.publish()
+                try:
+                    self._run_lanes(work, lanes, reporter)
+                finally:
+                    dirty.close()
+                if self._switch_follows:
+                    self._check_cancelled()
+                self._sink.publish()
+            except BaseException:
+                # What was handed over and not committed is not exchanged after all.
+                self._events.counters(tally.failed(shown=not self._switch_follows))
+                raise
             if self._switch_follows:
                 self._log("INFO", f"published {self._spec.sink.label}")
         reporter.now()

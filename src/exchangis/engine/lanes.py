@@ -111,6 +111,7 @@ class Lane:
         self._queue: Handover[_Rows | _End | None] = Handover(work.queue_bytes)
         self._verdict = threading.Event()
         self._splits = 0
+        self._rows = 0
         self._threads = [
             threading.Thread(target=target, name=f"lane-{number}-{name}", daemon=True)
             for name, target in (("read", self._read), ("write", self._write))
@@ -224,6 +225,7 @@ class Lane:
             if self._work.stop.is_set():
                 raise Stopped
             writer.commit()
+            self._work.tally.commit(self._rows)
             splits = "1 split" if self._splits == 1 else f"{self._splits} splits"
             self._work.log("INFO", f"lane {self.number}: {splits} committed")
 
@@ -233,7 +235,9 @@ class Lane:
         writer.mark(split, progress.rows)
         if self._work.commit_per_split:
             writer.commit()
+            self._work.tally.commit(progress.rows)
         self._splits += 1
+        self._rows += progress.rows
         self._work.tally.finish(split.id)
         seconds = max(time.monotonic() - progress.started, 1e-6)
         self._work.log(

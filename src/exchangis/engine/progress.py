@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exchangis.connectors.base import Split
 from exchangis.engine.base import Counters, Events
@@ -50,6 +50,7 @@ class Tally:
             for split in splits
         }
         self._read = self._exchanged = self._errors = self._ignored = self._bytes = 0
+        self._committed = 0
         self._best = 0.0
 
     def resume(self, done: Mapping[str, int], errors: Mapping[str, int]) -> None:
@@ -59,6 +60,7 @@ class Tally:
                 if (share := self._shares.get(split)) is not None:
                     share.done = True
                 self._exchanged += rows
+                self._committed += rows
                 self._errors += errors.get(split, 0)
                 self._read += rows + errors.get(split, 0)
 
@@ -86,6 +88,20 @@ class Tally:
         """The split is written to its end."""
         with self._lock:
             self._shares[split].done = True
+
+    def commit(self, rows: int) -> None:
+        """The sink has made that many rows durable."""
+        with self._lock:
+            self._committed += rows
+
+    def failed(self, *, shown: bool) -> Counters:
+        """The counters of a task that does not succeed: only committed rows count as exchanged.
+
+        `shown` is False where committed rows lie in a staging area that is not published.
+        """
+        counters = self.counters
+        with self._lock:
+            return replace(counters, exchanged=self._committed if shown else 0)
 
     @property
     def counters(self) -> Counters:

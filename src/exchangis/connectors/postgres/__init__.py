@@ -1,0 +1,5 @@
+"""The connector of PostgreSQL."""
+
+from exchangis.connectors.postgres.connector import PostgreSQL
+
+__all__ = ["PostgreSQL"]
