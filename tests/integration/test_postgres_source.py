@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -169,6 +170,23 @@ def test_without_page_ranges_integer_keys_cut_at_the_statistics_quantiles(
     assert sum(sizes) == 3001
     assert len(sizes) > 4
     assert max(sizes) < 2 * min(sizes)
+
+
+def test_splits_committed_one_by_one_keep_updated_rows(kit: Kit, small_splits: None) -> None:
+    kit.run("CREATE TABLE u (id int PRIMARY KEY, v int)")
+    kit.run("INSERT INTO u SELECT g, 0 FROM generate_series(1, 20000) g")
+    kit.run("ANALYZE u")
+    first = kit.source("u")
+    wanted = replace(request(first.schema(), parallelism=4), resumable=True)
+    splits = first.plan(wanted)
+    assert len(splits) > 4
+    ids = [i for b in first.read(splits[0], wanted) for i in b["id"].to_pylist()]
+    # Between two attempts every row moves to another page; the second goes on with the rest.
+    kit.run("UPDATE u SET v = 1")
+    second = kit.source("u")
+    for split in splits[1:]:
+        ids += [i for b in second.read(split, wanted) for i in b["id"].to_pylist()]
+    assert sorted(ids) == list(range(1, 20001))
 
 
 def test_a_later_attempt_is_warned_of_rows_that_move(kit: Kit, small_splits: None) -> None:

@@ -187,6 +187,17 @@ def test_one_dirty_record_more_fails_the_task_and_shows_nothing(bench: Bench) ->
     assert not failure.value.retryable
 
 
+@pytest.mark.parametrize(("publish", "kept"), [("task", 0), ("split", 30)])
+def test_a_failed_task_counts_only_what_is_committed_as_exchanged(
+    bench: Bench, publish: str, kept: int
+) -> None:
+    bench.use(Store(numbers(50), splits=5, refuse=lambda r: "no" if r["id"] == 35 else None))
+    with pytest.raises(DirtyLimitExceeded):
+        bench.run(publish=publish, limits={"parallelism": 1})
+    assert max(counters.exchanged for counters in bench.events.counts[:-1]) >= kept
+    assert bench.events.counts[-1].exchanged == kept
+
+
 def test_no_dirty_record_is_allowed_unless_said(bench: Bench) -> None:
     bench.use(Store(numbers(50), refuse=_refuse_first(1)))
     with pytest.raises(DirtyLimitExceeded):
