@@ -145,6 +145,9 @@ def test_how_a_job_is_executed_is_saved(api: Api) -> None:
         ({"jobName": "a", "projectId": 2**63}, "projectId"),
         ({"jobName": "a", "jobDesc": "\x00"}, "jobDesc"),
         ({"jobName": "a", "jobNmae": "b"}, "jobNmae"),
+        ({"jobName": "a", "proxyUser": "a", "executeUser": "b"}, "proxyUser"),
+        ({"jobName": "a", "proxyUser": "a" * 129}, "proxyUser"),
+        ({"jobName": "a", "jobLabels": "a" * 1025}, "jobLabels"),
     ],
 )
 def test_a_wrong_job_is_refused_by_name(api: Api, body: Any, field: str) -> None:

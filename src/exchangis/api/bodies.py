@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
-from exchangis.api.values import BodyNumber, BodyText
+from exchangis.api.values import BodyNumber, BodyText, Text128, Text255, Text1024
 
 Content = list[dict[str, Any]] | dict[str, Any] | str | None
 Variables = dict[str, Any] | str | None
@@ -56,7 +56,7 @@ class ExecuteBody(Body):
 class ExecuteContentBody(ExecuteBody):
     """A content to execute without a stored job."""
 
-    jobName: BodyText = Field(default=None, description="Name of the execution. Default: adhoc.")
+    jobName: Text255 = Field(default=None, description="Name of the execution. Default: adhoc.")
     content: Content = Field(
         default=None, description="Sub jobs: a list, {subJobs: [...]}, or JSON text."
     )
@@ -64,10 +64,10 @@ class ExecuteContentBody(ExecuteBody):
         default=None, description="The same as `content`, for newer clients."
     )
     engineType: BodyText = Field(default=None, description="Engine of sub jobs that name none.")
-    executeUser: BodyText = Field(default=None, description="On whose behalf; also `proxyUser`.")
-    proxyUser: BodyText = None
+    executeUser: Text128 = Field(default=None, description="On whose behalf; also `proxyUser`.")
+    proxyUser: Text128 = None
     projectId: BodyNumber = None
-    executeNode: BodyText = None
+    executeNode: Text255 = None
 
 
 class MetricsBody(Body):
@@ -89,17 +89,17 @@ class JobBody(Body):
         {"id", "createUser", "createTime", "modifyUser", "lastUpdateTime", "source"}
     )
 
-    jobName: BodyText = Field(default=None, description="1 to 255 printable characters.")
+    jobName: Text255 = Field(default=None, description="1 to 255 printable characters.")
     jobType: BodyText = Field(default=None, description="OFFLINE (default) or STREAM.")
     engineType: BodyText = Field(
         default=None, description="See `GET /job/engineType`. Default: NATIVE."
     )
     jobDesc: BodyText = None
-    jobLabels: BodyText = Field(default=None, description="Labels separated by commas.")
+    jobLabels: Text1024 = Field(default=None, description="Labels separated by commas.")
     projectId: BodyNumber = None
-    executeUser: BodyText = Field(default=None, description="On whose behalf; also `proxyUser`.")
-    proxyUser: BodyText = None
-    executeNode: BodyText = None
+    executeUser: Text128 = Field(default=None, description="On whose behalf; also `proxyUser`.")
+    proxyUser: Text128 = None
+    executeNode: Text255 = None
     syncType: BodyText = Field(default=None, description="FULL, INCREMENTAL or empty.")
     jobParams: Variables = Field(
         default=None, description="Variables: an object, or its JSON text."
@@ -127,9 +127,9 @@ class JobContentBody(Body):
 class JobConfigBody(Body):
     """How a job is executed."""
 
-    executeNode: BodyText = None
-    executeUser: BodyText = None
-    proxyUser: BodyText = None
+    executeNode: Text255 = None
+    executeUser: Text128 = None
+    proxyUser: Text128 = None
     syncType: BodyText = Field(default=None, description="FULL, INCREMENTAL or empty.")
     jobParams: Variables = Field(
         default=None, description="Variables: an object, or its JSON text."
@@ -140,8 +140,8 @@ class JobConfigBody(Body):
 class JobCopyBody(Body):
     """What the copy differs in."""
 
-    jobName: BodyText = Field(default=None, description="Default: the job's name and `_copy`.")
-    jobLabels: BodyText = None
+    jobName: Text255 = Field(default=None, description="Default: the job's name and `_copy`.")
+    jobLabels: Text1024 = None
     jobDesc: BodyText = None
     projectId: BodyNumber = None
 
@@ -154,7 +154,7 @@ class DataSourceBody(Body):
          "publishedVersionId", "createIdentify", "comment"}
     )  # fmt: skip
 
-    dataSourceName: BodyText = None
+    dataSourceName: Text255 = None
     dataSourceTypeId: int | str | None = Field(
         default=None, description="Number of the type, see `GET /datasources/type`."
     )
@@ -165,7 +165,7 @@ class DataSourceBody(Body):
         default=None, description="Name of the type, as deployed clients say."
     )
     dataSourceDesc: BodyText = None
-    label: BodyText = None
+    label: Text255 = None
     connectParams: dict[str, Any] | None = Field(
         default=None,
         description="What the type declares, see `GET /datasources/types/{id}/keydefines`.",

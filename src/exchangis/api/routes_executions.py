@@ -67,6 +67,15 @@ def one_content(content: Content, job_content: Content) -> Content:
     return job_content if content is None else content
 
 
+def one_user(execute_user: str | None, proxy_user: str | None) -> str | None:
+    """On whose behalf, under either of its names."""
+    if execute_user is not None and proxy_user is not None and execute_user != proxy_user:
+        raise InvalidRequest.field(
+            "proxyUser", proxy_user, "differs from executeUser", guidance="Send one of the two."
+        )
+    return proxy_user if execute_user is None else execute_user
+
+
 def _options(body: ExecuteBody | None) -> ExecuteOptions:
     if body is None:
         return ExecuteOptions()
@@ -106,7 +115,7 @@ def execution_routes(services: Services, base: Base) -> Calls:
             content=one_content(body.content, body.jobContent),
             engine=body.engineType or "NATIVE",
             job_name=body.jobName or "adhoc",
-            execute_user=body.executeUser or body.proxyUser or user,
+            execute_user=one_user(body.executeUser, body.proxyUser) or user,
             project_id=body.projectId,
             execute_node=body.executeNode or "",
         )

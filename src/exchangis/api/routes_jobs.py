@@ -23,7 +23,7 @@ from exchangis.api.bodies import (
     JobCopyBody,
 )
 from exchangis.api.calls import Calls
-from exchangis.api.routes_executions import one_content, page_of
+from exchangis.api.routes_executions import one_content, one_user, page_of
 from exchangis.api.users import User
 from exchangis.api.values import Id, Number, Text
 from exchangis.domain.errors import InvalidRequest
@@ -61,7 +61,6 @@ _CONTENT = [
 
 def _fields(body: JobBody | JobConfigBody | JobCopyBody) -> JobFields:
     """What the body says of the job's own fields; null leaves a field as it is."""
-    user = getattr(body, "executeUser", None)
     given = {
         "project_id": body.projectId,
         "name": _stripped(getattr(body, "jobName", None)),
@@ -69,7 +68,9 @@ def _fields(body: JobBody | JobConfigBody | JobCopyBody) -> JobFields:
         "engine": _stripped(getattr(body, "engineType", None)) or None,
         "description": getattr(body, "jobDesc", None),
         "labels": getattr(body, "jobLabels", None),
-        "execute_user": getattr(body, "proxyUser", None) if user is None else user,
+        "execute_user": one_user(
+            getattr(body, "executeUser", None), getattr(body, "proxyUser", None)
+        ),
         "execute_node": getattr(body, "executeNode", None),
         "sync_type": getattr(body, "syncType", None),
     }

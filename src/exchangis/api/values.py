@@ -36,3 +36,6 @@ ExecutionId = Annotated[str, Path()]
 
 BodyNumber = Annotated[_Int64 | None, BeforeValidator(_blank)]
 BodyText = Annotated[str | None, AfterValidator(_stored)]
+Text128 = Annotated[Annotated[str, Field(max_length=128)] | None, AfterValidator(_stored)]
+Text255 = Annotated[Annotated[str, Field(max_length=255)] | None, AfterValidator(_stored)]
+Text1024 = Annotated[Annotated[str, Field(max_length=1024)] | None, AfterValidator(_stored)]

@@ -13,6 +13,7 @@ from exchangis.domain.content_keys import whole
 from exchangis.domain.errors import InvalidRequest, NotFound
 from exchangis.domain.masking import MASK
 from exchangis.domain.model import Connection
+from exchangis.service.planning import check_name
 from exchangis.service.probing import Prober
 from exchangis.store.datasources import DataSourceRecord
 from exchangis.store.opening import Store
@@ -72,7 +73,7 @@ class DataSourceService:
         label: str = "",
     ) -> DataSourceRecord:
         """Store a new one; `values` are its `connectParams`."""
-        _check_name(name)
+        check_name(name, "dataSourceName")
         connection = make_connection(kind, _without_masks(kind, values))
         return self._sources.create(
             name=name,
@@ -104,7 +105,7 @@ class DataSourceService:
         stored = self._sources.get(source_id)
         kind = kind or connector(stored.type)
         if name is not None:
-            _check_name(name)
+            check_name(name, "dataSourceName")
         if kind.name != stored.type and values is None:
             raise InvalidRequest.field(
                 "connectParams", None, f"is required to make it a {kind.name} data source"
@@ -221,8 +222,3 @@ def _without_masks(kind: Connector, values: Mapping[str, Any]) -> dict[str, Any]
                 f"connectParams.{param.name}", None, "is masked", guidance="Enter it again."
             )
     return dict(values)
-
-
-def _check_name(name: str) -> None:
-    if not name.strip() or not name.isprintable() or len(name) > 255:
-        raise InvalidRequest.field("dataSourceName", name, "must be 1 to 255 printable characters")

@@ -17,7 +17,7 @@ from exchangis.domain.ids import new_execution_id
 from exchangis.domain.loglines import LogLevel, LogLine, make_lines
 from exchangis.domain.masking import Masker
 from exchangis.domain.states import State
-from exchangis.service.planning import check_engine, plan
+from exchangis.service.planning import check_engine, check_name, plan
 from exchangis.store.executions import (
     ExecutionRecord,
     ExecutionStatus,
@@ -99,6 +99,7 @@ class ExecutionService:
         """
         aliases = self._settings.engine_aliases
         check_engine(work.engine, aliases)
+        check_name(work.job_name, "jobName")
         timeout = options.timeout if options.timeout is not None else self._settings.job_timeout
         variables = {**work.variables, **options.variables}
         tasks = plan(

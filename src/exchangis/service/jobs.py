@@ -11,7 +11,7 @@ from exchangis.domain.clock import now_ms
 from exchangis.domain.content_sides import Catalog
 from exchangis.domain.content_variables import read_variables
 from exchangis.domain.errors import FieldError, InvalidRequest
-from exchangis.service.planning import AnyVariable, check_engine, check_form, plan
+from exchangis.service.planning import AnyVariable, check_engine, check_form, check_name, plan
 from exchangis.store.jobs import JobFields, JobRecord
 from exchangis.store.opening import Store
 from exchangis.store.paging import Page
@@ -107,9 +107,7 @@ class JobService:
         if "engine" in fields:
             check_engine(fields["engine"], self._settings.engine_aliases)
         if "name" in fields:
-            name = fields["name"]
-            if not name or not name.isprintable() or len(name) > 255:
-                raise InvalidRequest.field("jobName", name, "must be 1 to 255 printable characters")
+            check_name(fields["name"], "jobName")
         if fields.get("type", "OFFLINE") not in ("OFFLINE", "STREAM"):
             raise InvalidRequest.field("jobType", fields["type"], "must be OFFLINE or STREAM")
         if fields.get("sync_type", "") not in _SYNC_TYPES:

@@ -45,6 +45,12 @@ def check_engine(name: str, aliases: Mapping[str, str], *, field: str = "engineT
         )
 
 
+def check_name(name: str, field: str) -> None:
+    """Refuse a name that lists, logs and terminals could not show as it is."""
+    if not name.strip() or not name.isprintable() or len(name) > 255:
+        raise InvalidRequest.field(field, name, "must be 1 to 255 printable characters")
+
+
 def plan(
     content: Any,
     *,
