@@ -100,6 +100,10 @@ def _alone(database: Database) -> Iterator[Connection]:
             raise StoreBusy(guidance="Look for a server that hangs while it starts.")
         try:
             yield connection
+            connection.commit()  # before the next server looks
+        except BaseException:
+            connection.rollback()
+            raise
         finally:
             connection.execute(text("SELECT RELEASE_LOCK(:name)"), {"name": _LOCK_NAME})
 
