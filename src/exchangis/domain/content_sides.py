@@ -182,7 +182,7 @@ def _from_object(value: Mapping[str, Any], name_of: SideName, path: str, catalog
     side.database = _text_of(plain, ("db", "database"), path)
     side.table = _text_of(plain, ("table",), path)
     side.uri = _text_of(plain, ("uri",), path)
-    _read_connection(plain.get("connection"), side, catalog)
+    _read_connection(plain.get("connection"), side)
     options = plain.get("options")
     if options not in (None, ""):
         if not isinstance(options, dict):
@@ -205,8 +205,14 @@ def _from_object(value: Mapping[str, Any], name_of: SideName, path: str, catalog
 
 def _stored(plain: Mapping[str, Any], path: str, catalog: Catalog) -> StoredSource | None:
     """The data source that the side points to by id or name; None beside a `connection`."""
-    if plain.get("connection") is not None and catalog.takes_connections:
-        return None
+    if plain.get("connection") is not None:
+        if catalog.takes_connections:
+            return None
+        # The value may hold a password: it is not repeated.
+        raise InvalidRequest.field(
+            f"{path}.connection", None, "connections are not taken in a job's content",
+            guidance="Create a data source and give its id.",
+        )  # fmt: skip
     key = plain.get("id")
     if key in (None, ""):
         name = plain.get("data_source") or plain.get("name") or plain.get("ds")
@@ -233,16 +239,10 @@ def _stored(plain: Mapping[str, Any], path: str, catalog: Catalog) -> StoredSour
     return found
 
 
-def _read_connection(given: Any, side: Side, catalog: Catalog) -> None:
+def _read_connection(given: Any, side: Side) -> None:
     path = f"{side.path}.connection"
     if given is None:
         return
-    if not catalog.takes_connections:
-        # The value may hold a password: it is not repeated.
-        raise InvalidRequest.field(
-            path, None, "connections are not taken in a job's content",
-            guidance="Create a data source and give its id.",
-        )  # fmt: skip
     if not isinstance(given, dict):
         raise InvalidRequest.field(path, None, "must be an object of connection parameters")
     side.connection = {
