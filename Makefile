@@ -23,7 +23,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 install: $(VENV)/.installed  ## Install into .venv
 
 demo: $(VENV)/.installed  ## See 1,000,000 rows move through the real system
-	$(BIN)/exchangis demo
+	$(BIN)/exchangis demo --keep
 
 services:  ## Install MariaDB and PostgreSQL for the tests where they are absent (Debian, as root)
 	tests/install-services
