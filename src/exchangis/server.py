@@ -7,33 +7,27 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import logging
-import os
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import ExitStack
 from types import FrameType
 
 import uvicorn
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from exchangis import __version__
 from exchangis.api.app import create_app
 from exchangis.config import Settings
 from exchangis.domain.errors import ExchangisError, InvalidRequest
 from exchangis.scheduler.supervisor import Supervisor
+from exchangis.server_file import remove_server_file, write_server_file
+from exchangis.server_store import open_checked_store, store_name
 from exchangis.service.catalog import StoreCatalog
 from exchangis.service.services import make_services
-from exchangis.store.opening import Store, open_store
 
 _LOG = logging.getLogger("exchangis.server")
-SERVER_FILE = "server.json"
 _BACKLOG = 512
 _CLOSE_SECONDS = 3
 """How long open requests may take when the server stops."""
@@ -44,28 +38,6 @@ class CannotStart(ExchangisError):
     """The server cannot start."""
 
     code = "cannot_start"
-
-
-def open_checked_store(settings: Settings) -> Store:
-    """The store, opened and upgraded; what is wrong with it comes as one line."""
-    try:
-        return open_store(settings)
-    except SQLAlchemyError as error:
-        reason = getattr(error, "orig", None) or type(error).__name__
-        raise CannotStart(
-            f"The store {store_name(settings)} cannot be opened: {reason}",
-            guidance="Check store_url (`exchangis config show`) and the database.",
-        ) from error
-    except OSError as error:
-        raise CannotStart(f"{error.filename or settings.home}: {error.strerror}") from error
-
-
-def store_name(settings: Settings) -> str:
-    """The store's URL without its password; for SQLite the file."""
-    url = make_url(settings.effective_store_url)
-    if url.get_backend_name() == "sqlite" and url.database:
-        return url.database
-    return url.render_as_string(hide_password=True)
 
 
 def _is_loopback(host: str) -> bool:
@@ -135,8 +107,8 @@ class Server:
             self._start_http(create_app(services), listener)
             host = settings.host
             self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-            file = _write_server_file(settings.home, self.url)
-            undo.callback(_remove_server_file, file)
+            file = write_server_file(settings.home, self.url)
+            undo.callback(remove_server_file, file)
             self._closing = undo.pop_all()
         _LOG.info("Exchangis %s listens on %s", __version__, self.url)
 
@@ -198,19 +170,3 @@ class Server:
         self._stopping.set()
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, signal.SIG_DFL)
-
-
-def _write_server_file(home: Path, url: str) -> Path:
-    """Say where the server listens; replaced as one, readable for its owner alone."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=home, prefix=".server-", suffix=".json", delete=False
-    ) as file:  # made 0600
-        json.dump({"url": url, "pid": os.getpid()}, file)
-    return Path(file.name).replace(home / SERVER_FILE)
-
-
-def _remove_server_file(path: Path) -> None:
-    """Remove it, unless another server of that home has put its own there."""
-    with suppress(FileNotFoundError, ValueError):
-        if json.loads(path.read_text()).get("pid") == os.getpid():
-            path.unlink()

@@ -221,5 +221,6 @@ def test_a_file_with_a_password_is_refused_without_repeating_it(
                     "connection": {"host": "db", "password": "hunter2-hunter2"}}  # fmt: skip
     ended = inside(capsys, "job", "submit", desk.file(task), *desk.where)
     assert ended.code == 1
+    assert "connections are not taken" in ended.err
     assert "hunter2" not in ended.err + ended.out
     assert not CONTROLS.search(ended.err)

@@ -12,6 +12,8 @@ import duckdb
 import psutil
 import pytest
 
+from exchangis.config import Settings
+from exchangis.store.opening import open_store
 from tests.cli_kit import (
     COMMAND,
     count_rows,
@@ -174,6 +176,53 @@ def test_a_missing_file_is_named(
     ended = inside(capsys, "run", "nothing.yaml")
     assert (ended.code, ended.out) == (1, "")
     assert ended.err == "exchangis: nothing.yaml: No such file or directory\n"
+
+
+def test_data_sources_of_the_homes_store_may_be_named(
+    tmp_path: Path, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "home"
+    with closing(open_store(Settings(home=home))) as store:
+        for name, path in (("shop", shop), ("copy", tmp_path / "copy.sqlite")):
+            store.data_sources.create(
+                name=name, type_name="SQLITE", params={"path": str(path)}, secrets={},
+                user="ann", now=0,
+            )  # fmt: skip
+    job = write_job(tmp_path / "job.yaml", {
+        "source": {"type": "SQLITE", "name": "shop", "table": "orders"},
+        "sink": {"type": "SQLITE", "id": 2, "table": "orders"},
+    })  # fmt: skip
+    assert inside(capsys, "run", job, "--home", home).code == 0
+    assert count_rows(tmp_path / "copy.sqlite", "orders") == ROWS
+    elsewhere = inside(capsys, "run", job, "--home", tmp_path / "other")
+    assert elsewhere.code == 1
+    assert "no data source of that name" in elsewhere.err
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_job_with_connections_needs_no_store(
+    tmp_path: Path, shop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXCHANGIS_STORE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "secret.key").touch()
+    job = write_job(tmp_path / "job.yaml", {
+        "source": sqlite_side(shop, "orders"), "sink": sqlite_side(tmp_path / "a.sqlite", "t"),
+    })  # fmt: skip
+    assert inside(capsys, "run", job, "--home", tmp_path / "home").code == 0
+
+
+def test_a_task_that_outruns_its_time_ends_as_timeout(
+    tmp_path: Path, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = write_job(tmp_path / "job.yaml", {
+        "source": sqlite_side(shop, "orders"), "sink": sqlite_side(tmp_path / "a.sqlite", "t"),
+        "limits": {"records_per_second": 10, "batch_rows": 10, "timeout": 0.3},
+    })  # fmt: skip
+    ended = inside(capsys, "run", job, "--json")
+    assert ended.code == 1
+    assert ended.events[-1]["status"] == "Timeout"
+    assert not count_rows(tmp_path / "a.sqlite", "t")
 
 
 # --- Ctrl-C ---------------------------------------------------------------------------------

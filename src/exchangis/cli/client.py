@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import os
 from pathlib import Path
 from types import TracebackType
@@ -11,14 +10,13 @@ from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
 import httpx2
-import psutil
 
 from exchangis.cli.settings import load_settings
 from exchangis.domain.errors import ExchangisError
+from exchangis.server_file import running_server
 
 BASE = "/api/rest_j/v1/exchangis"
 DEFAULT_URL = "http://127.0.0.1:9321"
-SERVER_FILE = "server.json"
 _SECONDS = 30.0
 
 
@@ -32,20 +30,6 @@ class NoServer(ExchangisError):
     """No server answers."""
 
     code = "no_server"
-
-
-def running_server(home: Path, *, pid: int | None = None) -> str | None:
-    """The URL of the server that runs on that home, by the file that it keeps there.
-
-    With `pid`, only of the server that is that process.
-    """
-    try:
-        told = json.loads((home / SERVER_FILE).read_text())
-        found = int(told["pid"])
-        current = found == pid if pid is not None else psutil.pid_exists(found)
-        return str(told["url"]) if current else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def is_loopback(host: str) -> bool:

@@ -226,8 +226,9 @@ def _print_end(
     if problem:
         say(problem)
     if checks:
+        say("Both sides, read by sqlite3 and duckdb, without Exchangis:")
         print_table(
-            ("Task", "Read on both sides, without Exchangis", "Source", "Sink", "Equal"),
+            ("Task", "Measure", "Source", "Sink", "Equal"),
             [
                 (c.task, c.measure, _shown(c.source), _shown(c.sink), "yes" if c.holds else "NO")
                 for c in checks

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from exchangis.cli.client import running_server
 from exchangis.domain.errors import ExchangisError
+from exchangis.server_file import running_server
 
 _START_SECONDS = 30.0
 _STOP_SECONDS = 15.0

@@ -97,13 +97,11 @@ def upgrade(home: Home = None) -> None:
     """Create the store, or bring it to what this version needs; servers do so when they start."""
     from exchangis.cli.settings import load_settings
     from exchangis.cli.terminal import say
-    from exchangis.server import open_checked_store
+    from exchangis.server_store import open_checked_store, store_name
 
-    store = open_checked_store(load_settings(home))
-    try:
-        say(f"The store is up to date: {store.database}")
-    finally:
-        store.close()
+    settings = load_settings(home)
+    open_checked_store(settings).close()
+    say(f"The store is up to date: {store_name(settings)}")
 
 
 @config_app.command("show")

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ from exchangis.domain.content_sides import StoredSource, System
 from exchangis.domain.errors import InvalidRequest, NotFound
 from exchangis.domain.masking import Masker, is_secret_name
 from exchangis.domain.model import Connection, DataSet, TaskSpec
+from exchangis.server_store import open_checked_store
 from exchangis.service.catalog import StoreCatalog, system_of
 from exchangis.service.planning import plan
-from exchangis.store.opening import KEY_FILE, Store, open_store
+from exchangis.store.opening import KEY_FILE, Store
 
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][\w.-]{0,99}")
 
@@ -51,13 +52,27 @@ class LocalJob:
 
 
 class LocalCatalog:
-    """What a job file may name: every connector, and the home's data sources if it has a store."""
+    """What a job file may name: every connector, and the data sources of the home's store.
+
+    The store is opened when a data source is asked for by name or id, and only where a server has
+    been before: `run` alone makes none. `close` when done.
+    """
 
     takes_connections = True
 
-    def __init__(self, store: Store | None) -> None:
-        self._sources = None if store is None else store.data_sources
-        self._stored = None if store is None else StoreCatalog(store.data_sources)
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store: Store | None = None
+
+    def close(self) -> None:
+        """Close the store, if it was opened."""
+        if self._store is not None:
+            self._store.close()
+
+    def _opened(self) -> Store | None:
+        if self._store is None and (self._settings.home / KEY_FILE).exists():
+            self._store = open_checked_store(self._settings)
+        return self._store
 
     def system(self, type_name: str) -> System:
         """See `content_sides.Catalog`."""
@@ -65,13 +80,15 @@ class LocalCatalog:
 
     def stored(self, key: int | str) -> StoredSource | None:
         """See `content_sides.Catalog`."""
-        return None if self._stored is None else self._stored.stored(key)
+        store = self._opened()
+        return None if store is None else StoreCatalog(store.data_sources).stored(key)
 
     def connection(self, key: int) -> Connection:
         """How to reach the stored data source of that id."""
-        if self._sources is None:
+        store = self._opened()
+        if store is None:
             raise NotFound(f"There is no data source {key}.")
-        return self._sources.connection(key)
+        return store.data_sources.connection(key)
 
 
 def read_content(path: str) -> Any:
@@ -132,27 +149,13 @@ def _secrets_in(content: Any) -> Iterator[str]:
             yield from _secrets_in(value)
 
 
-@contextmanager
-def _store_of(settings: Settings) -> Iterator[Store | None]:
-    """The home's store; None where no server has been, so that `run` leaves nothing behind."""
-    if not (settings.home / KEY_FILE).exists():
-        yield None
-        return
-    store = open_store(settings)
-    try:
-        yield store
-    finally:
-        store.close()
-
-
 def load_job(path: str, *, home: Path | None, variables: Sequence[str], strict: bool) -> LocalJob:
     """Read and check a job file; every mistake is an InvalidRequest without secrets."""
     settings = load_settings(home)
     content = read_content(path)
     secrets = list(_secrets_in(content))
     try:
-        with _store_of(settings) as store:
-            catalog = LocalCatalog(store)
+        with closing(LocalCatalog(settings)) as catalog:
             parsed = plan(
                 content,
                 catalog=catalog,

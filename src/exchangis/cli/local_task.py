@@ -125,6 +125,8 @@ class TaskRun:
         limits = self.task.spec.limits
         for name in self.task.unknown_keys:
             self.log("WARN", f"the key {name} means nothing and is ignored")
+        if limits.memory_mb is not None:
+            self.log("WARN", "the memory limit is not enforced here; servers do so")
         seconds = limits.timeout_seconds or self._settings.task_timeout
         timer = threading.Timer(seconds, self._time_out) if seconds is not None else None
         if timer is not None:
