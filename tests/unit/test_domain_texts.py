@@ -182,7 +182,7 @@ def test_ids_are_unique_and_well_formed() -> None:
 
 def test_ids_sort_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = []
-    for moment in (1.0, 1.001, 2.0, 1_000_000.0, 1_700_000_000.123, 8_000_000_000.0):
+    for moment in (1.0, 1.5, 2.0, 1_000_000.0, 1_700_000_000.123, 8_000_000_000.0):
         monkeypatch.setattr("exchangis.domain.ids.time.time", lambda moment=moment: moment)
         ids.append(new_execution_id())
     assert ids == sorted(ids)
