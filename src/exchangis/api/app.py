@@ -17,6 +17,7 @@ from exchangis.api.routes_executions import execution_routes
 from exchangis.api.routes_jobs import job_routes
 from exchangis.api.routes_logs import log_routes
 from exchangis.api.routes_system import add_system_routes
+from exchangis.api.shortcuts import Shortcuts
 from exchangis.service.services import Services
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
@@ -53,7 +54,9 @@ def create_app(services: Services, *, lifespan: Lifespan | None = None) -> FastA
     _describe(app, examples, needs_token=services.settings.token is not None)
     add_system_routes(app, services)
     add_error_handlers(app)
-    app.add_middleware(Gate, settings=services.settings)
+    shortcuts = [one for calls in polled for one in calls.shortcuts]
+    app.add_middleware(Shortcuts, shortcuts=shortcuts)
+    app.add_middleware(Gate, settings=services.settings)  # the outermost: added last
     return app
 
 
