@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exchangis.domain.content import parse_content
 from exchangis.domain.content_ui import to_ui_text
+from exchangis.domain.errors import InvalidRequest
 from tests.unit.content_fakes import CATALOG
 from tests.unit.test_content_reading import DOCUMENTED, SINK, SOURCE
 
@@ -125,3 +126,35 @@ def test_a_content_whose_data_source_is_gone_is_still_shown() -> None:
 
 def test_no_content_is_an_empty_list() -> None:
     assert to_ui_text(None, CATALOG) == to_ui_text("[]", CATALOG) == "[]"
+
+
+_WORDS = ["subJobName", "name", "dataSources", "dataSourceIds", "source", "sink", "source_id",
+          "sink_id", "type", "id", "db", "table", "uri", "options", "params", "sources", "sinks",
+          "config_key", "config_value", "k", "v", "transforms", "mapping", "validator",
+          "transformer", "settings", "columns", "from", "to", "limits", "where", "mode",
+          "key_columns", "engine", "MYSQL", "CSV", "MAPPING", "speed.bytes", "delimiter",
+          "SQLITE.8.main.a", "CSV.7.a", "native"]  # fmt: skip
+_scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.sampled_from([29, 7, 8, 2**70]),
+    st.floats(allow_nan=False), st.text(max_size=5), st.sampled_from(_WORDS),
+)  # fmt: skip
+_anything = st.recursive(
+    _scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(_WORDS), inner, max_size=5)
+    ),
+    max_leaves=25,
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.dictionaries(st.sampled_from(_WORDS), _anything, max_size=8), max_size=3))
+def test_whatever_was_saved_can_be_shown_and_is_read_or_refused(saved: list[Any]) -> None:
+    loaded = to_ui_text(json.dumps(saved), CATALOG)
+    assert isinstance(json.loads(loaded), dict if saved else list)
+    try:
+        tasks = parse_content(saved, catalog=CATALOG)
+    except InvalidRequest as error:
+        assert error.message
+    else:
+        assert [t.spec for t in parse_content(loaded, catalog=CATALOG)] == [t.spec for t in tasks]

@@ -60,7 +60,7 @@ from exchangis.domain.content_keys import (
     find_word,
     plain_name,
 )
-from exchangis.domain.content_sides import Catalog, Side, read_sides
+from exchangis.domain.content_sides import Catalog, RememberingCatalog, Side, read_sides
 from exchangis.domain.content_variables import fill_variables
 from exchangis.domain.errors import InvalidRequest
 from exchangis.domain.model import Limits, Publish, TaskSpec, WriteMode
@@ -184,6 +184,7 @@ def parse_content(
     tasks: list[ParsedTask] = []
     failures: list[InvalidRequest] = []
     names: dict[str, int] = {}
+    catalog = RememberingCatalog(catalog)
     for index, sub_job in enumerate(sub_jobs):
         path = f"content[{index}]"
         try:

@@ -62,6 +62,26 @@ class Catalog(Protocol):
         """Whether connection parameters may stand in the content itself (`exchangis run`)."""
 
 
+class RememberingCatalog:
+    """Asks a catalog once for each data source: contents of many sub jobs name few."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._stored: dict[int | str, StoredSource | None] = {}
+
+    def system(self, type_name: str) -> System:
+        return self._catalog.system(type_name)
+
+    def stored(self, key: int | str) -> StoredSource | None:
+        if key not in self._stored:
+            self._stored[key] = self._catalog.stored(key)
+        return self._stored[key]
+
+    @property
+    def takes_connections(self) -> bool:
+        return self._catalog.takes_connections
+
+
 @dataclass
 class Side:
     """One side as it is being read."""

@@ -8,13 +8,14 @@ the saved one: a test holds that down.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from exchangis.domain.content import load_sub_jobs
 from exchangis.domain.content_columns import read_columns
 from exchangis.domain.content_keys import SINK_WORDS, SOURCE_WORDS, plain_name
-from exchangis.domain.content_sides import Catalog, SideName
+from exchangis.domain.content_sides import Catalog, RememberingCatalog, SideName, StoredSource
 from exchangis.domain.errors import InvalidRequest
 from exchangis.domain.model import ColumnMapping
 
@@ -30,6 +31,7 @@ def to_ui_text(content: Any, catalog: Catalog) -> str:
     sub_jobs = load_sub_jobs(content)
     if not sub_jobs:
         return "[]"
+    catalog = RememberingCatalog(catalog)
     shown = [_sub_job(sub_job, index, catalog) for index, sub_job in enumerate(sub_jobs)]
     return json.dumps({"subJobs": shown}, ensure_ascii=False)
 
@@ -69,11 +71,7 @@ def _side(
         value = _parts(next((one for one in given if isinstance(one, str) and one), ""), catalog)
     fields = {plain_name(str(name)): part for name, part in value.items()}
     name = fields.get("name") or fields.get("data_source") or fields.get("ds") or ""
-    identity = fields.get("id")
-    key = identity if isinstance(identity, int | str) and str(identity) else name
-    if isinstance(key, str) and key.isdigit() and len(key) < 19:
-        key = int(key)
-    stored = catalog.stored(key) if key else None
+    stored = _stored(fields.get("id"), name, catalog)
     shown = {
         "type": fields.get("type") or fields.get("data_source_type") or (stored and stored.type),
         "id": stored.id if stored else fields.get("id"),
@@ -89,6 +87,16 @@ def _side(
         name: part for name, part in value.items() if plain_name(str(name)) not in _SIDE_FIELDS
     }
     return shown, (options if isinstance(options, dict) else {}) | inline
+
+
+def _stored(identity: Any, name: Any, catalog: Catalog) -> StoredSource | None:
+    """The data source meant, if there is one; a draft may hold anything there."""
+    if isinstance(identity, str) and re.fullmatch("[0-9]{1,18}", identity):
+        identity = int(identity)
+    key = name if identity in (None, "") else identity
+    if isinstance(key, int) and not isinstance(key, bool):
+        return catalog.stored(key)
+    return catalog.stored(key) if isinstance(key, str) and key == name and key else None
 
 
 def _parts(text: str, catalog: Catalog) -> dict[str, Any]:
@@ -144,7 +152,10 @@ def _transforms(plain: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(given, dict) and given:
         return base | given
     if plain.get("columns"):
-        columns = read_columns({"columns": plain["columns"]}, "content")
+        try:
+            columns = read_columns({"columns": plain["columns"]}, "content")
+        except InvalidRequest:  # a draft: what cannot be read can't be shown as a mapping
+            columns = ()
         base["mapping"] = [_mapping(column, index) for index, column in enumerate(columns)]
     return base
 

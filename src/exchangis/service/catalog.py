@@ -5,9 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 from exchangis.connectors.registry import connector
+from exchangis.domain.content_keys import is_storable
 from exchangis.domain.content_sides import StoredSource, System
 from exchangis.domain.errors import NotFound
 from exchangis.store.datasources import DataSources
+
+LARGEST_ID = 2**63 - 1
 
 
 @lru_cache(maxsize=256)
@@ -38,6 +41,8 @@ class StoreCatalog:
 
     def stored(self, key: int | str) -> StoredSource | None:
         """See `content_sides.Catalog`."""
+        if not (0 <= key <= LARGEST_ID if isinstance(key, int) else is_storable(key)):
+            return None  # no database can hold it, so it cannot be asked for either
         try:
             found = (
                 self._data_sources.get(key)
