@@ -29,6 +29,8 @@ from exchangis.service.services import make_services
 
 _LOG = logging.getLogger("exchangis.server")
 _BACKLOG = 512
+_HERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+"""Where a server that listens on every address is reached from its own machine."""
 _CLOSE_SECONDS = 3
 """How long open requests may take when the server stops."""
 _START_SECONDS = 30.0
@@ -105,7 +107,7 @@ class Server:
             undo.callback(self._stop_http)
             undo.callback(supervisor.stop)
             self._start_http(create_app(services), listener)
-            host = settings.host
+            host = _HERE.get(settings.host, settings.host)
             self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
             file = write_server_file(settings.home, self.url)
             undo.callback(remove_server_file, file)

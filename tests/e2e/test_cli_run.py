@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -271,6 +272,41 @@ def test_an_interrupt_leaves_no_half_written_table_and_no_process(
     assert not (tmp_path / "later.sqlite").exists()
     assert not list(temporary.iterdir())
     wait_until(lambda: not any(child.is_running() for child in children))
+
+
+STUBBORN = """
+import sys, threading
+from exchangis.cli import local_task
+from exchangis.cli.main import main
+
+class Stubborn:
+    def check(self, spec): pass
+    def run(self, request, events): threading.Event().wait()
+    def cancel(self): pass
+    def discard(self, request, events): pass
+
+local_task.engine_class = lambda name: Stubborn
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_second_interrupt_ends_even_what_does_not_heed_the_first(
+    tmp_path: Path, shop: Path
+) -> None:
+    job = write_job(tmp_path / "job.yaml", {
+        "source": sqlite_side(shop, "orders"), "sink": sqlite_side(tmp_path / "a.sqlite", "t"),
+    })  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUBBORN, "run", str(job)], stdout=subprocess.PIPE, text=True,
+        cwd=tmp_path, env=environment({"TMPDIR": str(tmp_path)}),
+    )  # fmt: skip
+    assert process.stdout is not None
+    with process.stdout as lines:
+        next(line for line in lines if "Running" in line)
+        process.send_signal(signal.SIGINT)
+        next(line for line in lines if "once more ends it at once" in line)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == -signal.SIGINT
 
 
 # --- terminals ------------------------------------------------------------------------------

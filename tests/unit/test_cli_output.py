@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from exchangis.cli.main import main
 from exchangis.cli.progress import Snapshot, TaskProgress, make_face, print_summary
 from exchangis.cli.terminal import clean, one_line, print_table
 from exchangis.domain.states import State
-from tests.cli_kit import CONTROLS
+from tests.cli_kit import COMMAND, CONTROLS, environment
 
 
 @given(st.text())
@@ -144,3 +146,24 @@ def test_engines_names_the_aliases(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["engines", "--json"]) == 0
     engines = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
     assert {"datax", "sqoop"} <= set(engines["native"]["aliases"])
+
+
+@pytest.mark.parametrize("reader_stays", [True, False])
+def test_another_encoding_and_a_reader_that_leaves_are_no_bugs(
+    reader_stays: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "exchangis.yaml").write_text("user: 张三\n", encoding="utf-8")
+    process = subprocess.Popen(
+        [*COMMAND, "config", "show", "--home", str(tmp_path)], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=environment({"PYTHONIOENCODING": "latin-1"}),
+    )  # fmt: skip
+    assert process.stdout is not None
+    if not reader_stays:
+        process.stdout.close()
+        process.stdout = None
+    out, err = process.communicate(timeout=60)
+    assert err == ""
+    if reader_stays:
+        assert process.returncode == 0
+        assert "\\u5f20\\u4e09" in out

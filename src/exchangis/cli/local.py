@@ -178,7 +178,7 @@ def _print_end(runs: list[TaskRun], last: Snapshot) -> None:
         if run.dirty_file.exists():
             say(f"Refused rows of {run.task.spec.name}: {run.dirty_file}")
     done = sum(task.state is State.SUCCESS for task in last.tasks)
-    rows = sum(task.rows for task in last.tasks)
+    rows = sum(task.rows for task in last.tasks if task.state is State.SUCCESS)
     say(f"{last.state.value}: {done} of {len(runs)} tasks succeeded, {count(rows)} rows.")
 
 

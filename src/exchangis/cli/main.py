@@ -8,6 +8,7 @@ Exit codes: 0 done, 1 it failed (one line on stderr says why), 2 wrong usage, 13
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -98,6 +99,9 @@ def _run(arguments: Sequence[str] | None, choices: _Choices) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A terminal of another encoding shows escapes where it lacks a character.
+        sys.stdout.reconfigure(errors="backslashreplace")
     choices = _Choices()
     try:
         code = _run(arguments, choices)

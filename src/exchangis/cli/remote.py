@@ -10,7 +10,7 @@ from typing import Any
 from exchangis.cli.client import Client, quoted
 from exchangis.cli.local_job import read_content, read_variables
 from exchangis.cli.progress import Face, Snapshot, TaskProgress, make_face, print_summary
-from exchangis.cli.terminal import count, print_json, print_table, say
+from exchangis.cli.terminal import count, print_json, print_table, program_name, say
 from exchangis.domain.errors import InvalidRequest
 from exchangis.domain.states import State
 
@@ -122,7 +122,8 @@ def watch(client: Client, execution: str, *, as_json: bool) -> int:
         last = follow(job, face)
     except KeyboardInterrupt:
         face.close()
-        say(f"Still running: exchangis job status {execution}")
+        if not as_json:
+            say(f"Left to run on: {program_name()} job status {execution}")
         raise
     finally:
         face.close()

@@ -57,6 +57,8 @@ def server(
 
     def announce() -> None:
         say(f"Exchangis listens on {running.url}")
+        if settings.host not in running.url:
+            say(f"  and on every other address of this machine ({settings.host})")
         say(f"  home   {settings.home}")
         say(f"  store  {running.store_name}")
 
