@@ -226,6 +226,24 @@ def test_a_task_that_outruns_its_time_ends_as_timeout(
     assert not count_rows(tmp_path / "a.sqlite", "t")
 
 
+def test_an_error_that_may_pass_is_tried_again_and_then_told(
+    tmp_path: Path, shop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXCHANGIS_RETRY_BASE", "0.05")
+    nowhere = {"host": "127.0.0.1", "port": 1, "username": "ann", "database": "x"}
+    job = write_job(tmp_path / "job.yaml", {
+        "source": sqlite_side(shop, "orders"), "limits": {"max_attempts": 3},
+        "sink": {"type": "POSTGRESQL", "connection": nowhere, "table": "t"},
+    })  # fmt: skip
+    ended = inside(capsys, "run", job, "--json")
+    assert ended.code == 1
+    told = [event["text"] for event in ended.events if event["event"] == "log"]
+    for attempt in (1, 2):
+        assert sum(f"Attempt {attempt} failed; again in" in text for text in told) == 1
+    assert not any("Attempt 3 failed; again" in text for text in told)
+    assert ended.events[-1]["tasks"][0]["code"] == "connection_failed"
+
+
 # --- Ctrl-C ---------------------------------------------------------------------------------
 
 
