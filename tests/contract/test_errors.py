@@ -82,6 +82,19 @@ def test_a_large_body_in_chunks_is_refused(api: Api) -> None:
     api.call("POST", "/job", 413, content=chunks(), headers=JSON)
 
 
+def test_a_body_that_does_not_come_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exchangis.api.gate.BODY_SECONDS", 0.1)
+    connection = http.client.HTTPConnection(api.client.base_url.netloc.decode(), timeout=10)
+    connection.putrequest("POST", f"{api.base.prefix}/job")
+    connection.putheader("Content-Length", "100")
+    connection.endheaders(b'{"jobName":')
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    connection.close()
+    assert (response.status, answer["status"]) == (400, 1)
+    assert "did not arrive" in answer["message"]
+
+
 def test_a_body_just_within_the_limit_is_taken(api: Api) -> None:
     body = json.dumps({"jobName": "big", "jobDesc": "x" * ((1 << 20) - 100)}).encode()
     api.call("POST", "/job", content=body, headers=JSON)

@@ -3,7 +3,7 @@
 - `Host` must name this server: a web page cannot reach it under a name of its own (DNS rebinding).
 - A browser's write must come from a page of this server (`Origin`).
 - With a token configured, calls need it; probes and the page at `/` do not.
-- A body is bounded in bytes, chunked or not, and in depth.
+- A body is bounded in bytes, chunked or not, in depth, and in the time that it takes to come.
 - Whatever goes wrong in here or further in is answered in the envelope, and never in detail.
 """
 
@@ -39,6 +39,8 @@ _WILDCARDS = frozenset({"0.0.0.0", "::", ""})
 _DRAIN_FACTOR = 4
 """Of a body that is too large this much more is read, so that the answer can be read at all."""
 _BIG = 64 * 1024
+BODY_SECONDS = 60.0
+"""How long a client may take to send a body."""
 
 
 class Gate:
@@ -116,20 +118,23 @@ class Gate:
         parts: list[bytes] = []
         size = 0
         more = True
-        while more and size <= self._max_body * _DRAIN_FACTOR:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return _given_out([message])
-            chunk: bytes = message.get("body", b"")
-            size += len(chunk)
-            if size <= self._max_body:
-                parts.append(chunk)
-            more = message.get("more_body", False)
+        with anyio.move_on_after(BODY_SECONDS):
+            while more and size <= self._max_body * _DRAIN_FACTOR:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return _given_out([message])
+                chunk: bytes = message.get("body", b"")
+                size += len(chunk)
+                if size <= self._max_body:
+                    parts.append(chunk)
+                more = message.get("more_body", False)
         if size > self._max_body:
             raise TooLarge(
                 f"The request body is larger than {self._max_body // 1024 // 1024} MB.",
                 guidance="Split the request, or raise the setting max_body_mb.",
             )
+        if more:
+            raise InvalidRequest(f"The request body did not arrive within {BODY_SECONDS:g} s.")
         body = b"".join(parts)
         too_deep = (
             await anyio.to_thread.run_sync(is_too_deep, body)
