@@ -89,6 +89,9 @@ class _Events:
         if self._logger.isEnabledFor(_LEVELS[level]):
             self._logger.log(_LEVELS[level], "%s", self._masker(text))
 
+    def planned(self, rows: int) -> None:
+        """One task has nothing to be weighed against."""
+
     def progress(self, fraction: float) -> None:
         self._fraction = fraction
         self._tell()

@@ -216,12 +216,15 @@ def test_progress_never_falls_and_is_one_on_success_alone(world: World) -> None:
     queue = world.queue()
 
     def record(task_id: int, value: float, weight: float | None = None) -> float:
-        report = Report(task_id, 1, execution_id, progress=value, weight=weight)
+        values = () if weight is None else (("weight", weight),)
+        report = Report(task_id, 1, execution_id, progress=value, values=values)
         assert queue.record([report], now=world.now) == set()
         return world.executions.status(execution_id).progress
 
-    assert record(first.task_id, 0.5, 3.0) == pytest.approx(0.375)
-    assert record(first.task_id, 0.2) == pytest.approx(0.375)
+    # The second task's size is not known yet: it weighs as much as the first.
+    assert record(first.task_id, 0.5, 300.0) == pytest.approx(0.25)
+    assert record(first.task_id, 0.2) == pytest.approx(0.25)
+    assert record(second.task_id, 0.5, 100.0) == pytest.approx(0.5)
     assert world.executions.task(first.task_id).progress == pytest.approx(0.5)
     assert record(second.task_id, 7.0) < 1
     assert world.executions.task(second.task_id).progress < 1

@@ -245,6 +245,9 @@ class Recorder:
     def log(self, level: str, text: str) -> None:
         self.lines.append((level, text))
 
+    def planned(self, rows: int) -> None:
+        pass
+
     def progress(self, fraction: float) -> None:
         self.fractions.append(fraction)
 

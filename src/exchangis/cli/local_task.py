@@ -59,6 +59,9 @@ class TaskRun:
     def log(self, level: Level, text: str) -> None:
         self._tell(level, f"{self.task.spec.name}: {text}")
 
+    def planned(self, rows: int) -> None:
+        """Each task has a bar of its own: nothing is weighed."""
+
     def progress(self, fraction: float) -> None:
         with self._lock:
             self._fraction = max(self._fraction, min(fraction, 0.999))

@@ -50,6 +50,9 @@ class Events(Protocol):
     def log(self, level: Level, text: str) -> None:
         """A line for the task log; may hold newlines (they become continuation lines)."""
 
+    def planned(self, rows: int) -> None:
+        """How many rows the task is about, as far as is known: its weight among its job's tasks."""
+
     def progress(self, fraction: float) -> None:
         """0..1; never falls within an attempt; 1.0 is left to success."""
 

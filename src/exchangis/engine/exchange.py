@@ -30,7 +30,13 @@ from exchangis.engine.filtering import BatchFilter, filter_columns
 from exchangis.engine.lanes import Work
 from exchangis.engine.mapping import Mapping, map_columns, wanted_schema
 from exchangis.engine.pipeline import Pipeline
-from exchangis.engine.planning import check_splits, dump_plan, fingerprint, load_plan
+from exchangis.engine.planning import (
+    check_splits,
+    dump_plan,
+    fingerprint,
+    load_plan,
+    planned_rows,
+)
 from exchangis.engine.progress import Reporter, Tally
 from exchangis.engine.rate import Rate, rows_per_step
 
@@ -170,11 +176,11 @@ class Exchange:
             BatchFilter(self._engine_where, source).close()
         splits = self._source.plan(request)
         check_splits(splits)
-        known = [split.rows for split in splits if split.rows is not None]
+        rows = planned_rows(splits)
         return Explanation(
             columns=tuple(describe.planned(column) for column in mapping.columns),
             splits=tuple(split.label for split in splits),
-            rows=sum(known) if len(known) == len(splits) else source.rows,
+            rows=source.rows if rows is None else rows,
             creates_table=mapping.creates,
             notes=self._notes(),
         )
@@ -252,6 +258,8 @@ class Exchange:
         everything = {split.id for split in splits} if resume.published else done.keys()
         tally.resume(done, dirty.resume(everything))
         reporter = Reporter(tally, self._events)
+        if (rows := planned_rows(splits)) is not None:
+            self._events.planned(rows)
         work = self._work(left, mapping, source, request, tally, dirty)
         for line in describe.plan(len(splits), done, resume.published, self._commit_per_split):
             self._log("INFO", line)

@@ -72,3 +72,9 @@ def check_splits(splits: Sequence[Split]) -> None:
         raise SourceError("The source planned no splits.")
     if len({split.id for split in splits}) != len(splits):
         raise SourceError("The source planned two splits of the same id.")
+
+
+def planned_rows(splits: Sequence[Split]) -> int | None:
+    """Estimated rows of all splits together; None when that of any is unknown."""
+    rows = [split.rows for split in splits if split.rows is not None]
+    return sum(rows) if len(rows) == len(splits) else None

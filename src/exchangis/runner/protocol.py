@@ -108,6 +108,7 @@ class Report:
     """
 
     progress: float | None = None
+    planned: int | None = None
     counters: dict[str, int] | None = None
     flow: float = 0.0
     logs: tuple[tuple[int, str, str], ...] = ()
@@ -122,6 +123,7 @@ class Report:
         external = data["external"]
         return cls(
             progress=data["progress"],
+            planned=data["planned"],
             counters=data["counters"],
             flow=data["flow"],
             logs=tuple((at, level, text) for at, level, text in data["logs"]),

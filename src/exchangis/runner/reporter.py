@@ -31,6 +31,7 @@ class Reporter:
         self._changed = threading.Condition()
         self._closing = False
         self._progress: float | None = None
+        self._planned: int | None = None
         self._counters: Counters | None = None
         self._latest = Counters()
         self._logs: list[tuple[int, str, str]] = []
@@ -50,6 +51,10 @@ class Reporter:
         with self._changed:
             self._changed.wait_for(lambda: len(self._logs) < _MOST_LINES or self._closing)
             self._logs.append((now_ms(), level, text))
+
+    def planned(self, rows: int) -> None:
+        with self._changed:
+            self._planned = rows
 
     def progress(self, fraction: float) -> None:
         with self._changed:
@@ -73,6 +78,7 @@ class Reporter:
         return bool(
             self._logs or self._sessions or self._external
             or self._counters is not None or self._progress is not None
+            or self._planned is not None
         )  # fmt: skip
 
     def _take(self) -> Report:
@@ -84,13 +90,14 @@ class Reporter:
         flow = (self._latest.read - before) / max(now - since, 0.001)
         report = Report(
             progress=self._progress,
+            planned=self._planned,
             counters=asdict(self._counters) if self._counters is not None else None,
             flow=round(flow, 1),
             logs=tuple(self._logs),
             sessions=tuple(self._sessions),
             external=self._external,
         )
-        self._progress = self._counters = self._external = None
+        self._progress = self._planned = self._counters = self._external = None
         self._logs, self._sessions = [], []
         self._changed.notify_all()
         return report

@@ -91,6 +91,8 @@ class Attempt:
         self.started = True
         if report.progress is not None:
             self.progress = report.progress
+        if report.planned is not None:
+            self.values["weight"] = float(max(report.planned, 1))
         if report.counters is not None:
             for name, value in report.counters.items():
                 self.values[_COUNTER_COLUMNS[name]] = value

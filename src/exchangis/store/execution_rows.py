@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, case, func, select, update
@@ -36,33 +37,55 @@ def lock(connection: Connection, execution_id: str) -> Any:
     ).first()
 
 
-def refresh_progress(connection: Connection, execution_id: str, *, now: int) -> None:
-    """The job's progress and flow from its tasks', weighted by size; it never falls.
+def lock_all(connection: Connection, execution_ids: Sequence[str]) -> None:
+    """Lock the rows of several executions, in the order of their ids; see `lock`."""
+    connection.execute(
+        select(executions.c.id)
+        .where(executions.c.execution_id.in_(execution_ids))
+        .order_by(executions.c.execution_id)
+        .with_for_update()
+    ).all()
 
-    A final job keeps what it ended with: its flow is the average then.
+
+def refresh_progress(connection: Connection, execution_ids: Sequence[str], *, now: int) -> None:
+    """The jobs' progress and flow from their tasks', weighted by size; progress never falls.
+
+    Tasks whose size is not known yet weigh as much as the mean of the others. A final job keeps
+    what it ended with: its flow is the average then.
     """
-    total = func.coalesce(func.sum(tasks.c.weight * tasks.c.progress), 0.0)
-    whole = func.coalesce(func.nullif(func.sum(tasks.c.weight), 0.0), 1.0)
-    running = func.coalesce(
-        func.sum(case((tasks.c.state == State.RUNNING, tasks.c.flow), else_=0.0)), 0.0
-    )
-    row = connection.execute(
-        select((total / whole).label("progress"), running.label("flow")).where(
-            tasks.c.execution_id == execution_id
+    if not execution_ids:
+        return
+    own = tasks.c.execution_id == executions.c.execution_id
+    known = func.coalesce(func.avg(tasks.c.weight), 1.0)
+    mean = select(known).where(own).correlate(executions).scalar_subquery()
+    weight = func.coalesce(tasks.c.weight, mean)
+    reached = (
+        select(
+            func.coalesce(
+                func.sum(weight * tasks.c.progress) / func.nullif(func.sum(weight), 0.0), 0.0
+            )
         )
-    ).one()
-    progress = min(float(row.progress), MAX_OPEN_PROGRESS)
+        .where(own)
+        .correlate(executions)
+        .scalar_subquery()
+    )
+    flowing = case((tasks.c.state == State.RUNNING, tasks.c.flow), else_=0.0)
+    flow = (
+        select(func.coalesce(func.sum(flowing), 0.0))
+        .where(own)
+        .correlate(executions)
+        .scalar_subquery()
+    )
     connection.execute(
         update(executions)
-        .where(
-            executions.c.execution_id == execution_id,
-            executions.c.state.in_(UNFINISHED),
-        )
+        .where(executions.c.execution_id.in_(execution_ids), executions.c.state.in_(UNFINISHED))
         .values(
             progress=case(
-                (executions.c.progress < progress, progress), else_=executions.c.progress
+                (reached > MAX_OPEN_PROGRESS, MAX_OPEN_PROGRESS),
+                (executions.c.progress < reached, reached),
+                else_=executions.c.progress,
             ),
-            flow=float(row.flow),
+            flow=flow,
             updated_at=now,
         )
     )

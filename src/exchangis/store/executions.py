@@ -81,7 +81,7 @@ class TaskRecord:
     execute_user: str
     state: State
     progress: float
-    weight: float
+    weight: float | None
     attempt: int
     failures: int
     max_attempts: int

@@ -8,18 +8,37 @@ UPDATE names the states it may leave; every write of a runner carries its fencin
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, insert, or_, select, update
+from sqlalchemy import (
+    Connection,
+    Double,
+    Update,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from exchangis.domain.errors import InvalidRequest
 from exchangis.domain.loglines import LogLine
 from exchangis.domain.states import State, job_sources_of, task_sources_of
 from exchangis.store import log_lines
 from exchangis.store.database import Database
-from exchangis.store.execution_rows import ACTIVE, MAX_OPEN_PROGRESS, lock, refresh_progress
+from exchangis.store.execution_rows import (
+    ACTIVE,
+    MAX_OPEN_PROGRESS,
+    lock,
+    lock_all,
+    refresh_progress,
+)
 from exchangis.store.schema import executions, mutexes, tasks
 from exchangis.store.values import check_values, fit
 
@@ -89,7 +108,6 @@ class Report:
     attempt: int
     execution_id: str
     progress: float | None = None
-    weight: float | None = None
     values: tuple[tuple[str, Any], ...] = ()
     lines: tuple[LogLine, ...] = ()
 
@@ -367,63 +385,64 @@ class Queue:
         A lease that has run out is not revived: another server may have counted on its end.
         """
 
+        wanted = set(held)
+
         def work(connection: Connection) -> set[int]:
-            kept = set()
-            for task_id, attempt in sorted(held):
-                renewed = connection.execute(
-                    update(tasks)
-                    .where(
-                        tasks.c.id == task_id,
-                        tasks.c.attempt == attempt,
-                        tasks.c.owner == self.owner,
-                        tasks.c.state.in_(ACTIVE),
-                        tasks.c.lease_until >= now,
-                    )
-                    .values(lease_until=now + lease_ms)
+            # One statement for all, however many there are: with hundreds of runners and a busy
+            # API each statement waits for its turn.
+            connection.execute(
+                update(tasks)
+                .where(
+                    tasks.c.id.in_(sorted(task_id for task_id, _ in wanted)),
+                    tasks.c.owner == self.owner,
+                    tasks.c.state.in_(ACTIVE),
+                    tasks.c.lease_until >= now,
                 )
-                if renewed.rowcount:
-                    kept.add(task_id)
-            return kept
+                .values(lease_until=now + lease_ms)
+            )
+            return {
+                task_id for task_id, attempt in self._held(connection, wanted, leased_at=now)
+                if (task_id, attempt) in wanted
+            }  # fmt: skip
 
         return self._db.transact(work) if held else set()
+
+    def _held(
+        self,
+        connection: Connection,
+        pairs: Iterable[tuple[int, int]],
+        *,
+        leased_at: int | None = None,
+        lock_rows: bool = False,
+    ) -> list[tuple[int, int]]:
+        """Tasks under way that are ours, with the attempt that is; see `renew` and `record`."""
+        query = select(tasks.c.id, tasks.c.attempt).where(
+            tasks.c.id.in_(sorted({task_id for task_id, _ in pairs})),
+            tasks.c.owner == self.owner,
+            tasks.c.state.in_(ACTIVE),
+        )
+        if leased_at is not None:
+            query = query.where(tasks.c.lease_until >= leased_at)
+        if lock_rows:
+            query = query.order_by(tasks.c.id).with_for_update()
+        return [(task_id, attempt) for task_id, attempt in connection.execute(query)]
 
     def record(self, reports: Sequence[Report], *, now: int) -> set[int]:
         """Store progress, metrics and log lines; ids of tasks whose report was refused as stale."""
 
         def work(connection: Connection) -> set[int]:
-            refused = set()
             touched = sorted({r.execution_id for r in reports if _moves_job(r)})
-            for execution_id in touched:
-                lock(connection, execution_id)
-            for report in sorted(reports, key=lambda r: r.task_id):
-                values = fit(tasks, dict(report.values))
-                if report.progress is not None:
-                    # Never falls within an attempt, and is 1 on Success alone.
-                    reached = max(0.0, min(report.progress, MAX_OPEN_PROGRESS))
-                    values["progress"] = case(
-                        (tasks.c.progress < reached, reached), else_=tasks.c.progress
-                    )
-                if report.weight is not None:
-                    values["weight"] = report.weight
-                changed = connection.execute(
-                    update(tasks)
-                    .where(
-                        tasks.c.id == report.task_id,
-                        tasks.c.attempt == report.attempt,
-                        tasks.c.owner == self.owner,
-                        tasks.c.state.in_(ACTIVE),
-                    )
-                    .values(**values, updated_at=now)
-                )
-                if changed.rowcount == 0:
-                    refused.add(report.task_id)
-                else:
-                    log_lines.append(
-                        connection, log_lines.task_stream(report.task_id), report.lines
-                    )
-            for execution_id in touched:
-                refresh_progress(connection, execution_id, now=now)
-            return refused
+            lock_all(connection, touched)
+            held = set(
+                self._held(connection, ((r.task_id, r.attempt) for r in reports), lock_rows=True)
+            )
+            fresh = [r for r in reports if (r.task_id, r.attempt) in held]
+            for names, rows in _by_columns(fresh, now).items():
+                connection.execute(_report_update(names), rows)
+            for report in sorted(fresh, key=lambda r: r.task_id):
+                log_lines.append(connection, log_lines.task_stream(report.task_id), report.lines)
+            refresh_progress(connection, touched, now=now)
+            return {r.task_id for r in reports} - {r.task_id for r in fresh}
 
         return self._db.transact(work) if reports else set()
 
@@ -441,8 +460,32 @@ class Queue:
             ]
 
 
+@cache
+def _report_update(names: tuple[str, ...]) -> Update:
+    """The UPDATE of these columns; progress never falls within an attempt."""
+    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+    if "progress" in values:
+        reached = bindparam("new_progress", type_=Double)
+        values["progress"] = case((tasks.c.progress < reached, reached), else_=tasks.c.progress)
+    return update(tasks).where(tasks.c.id == bindparam("task_id")).values(values)
+
+
+def _by_columns(reports: Sequence[Report], now: int) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """Parameters of the updates, grouped by the columns that they set."""
+    grouped: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for report in sorted(reports, key=lambda r: r.task_id):
+        values = {**fit(tasks, dict(report.values)), "updated_at": now}
+        if report.progress is not None:
+            # 1 is for Success alone.
+            values["progress"] = max(0.0, min(report.progress, MAX_OPEN_PROGRESS))
+        row = {f"new_{name}": value for name, value in values.items()}
+        grouped.setdefault(tuple(sorted(values)), []).append({**row, "task_id": report.task_id})
+    return grouped
+
+
 def _moves_job(report: Report) -> bool:
-    return report.progress is not None or any(name == "flow" for name, _ in report.values)
+    moving = ("flow", "weight")
+    return report.progress is not None or any(name in moving for name, _ in report.values)
 
 
 def _claim(row: Any, attempt: int) -> Claim:

@@ -141,7 +141,7 @@ tasks = Table(
     Column("unknown_keys", _LongText, nullable=False, default="[]"),
     Column("state", String(20), nullable=False),
     Column("progress", Double, nullable=False, default=0.0),
-    Column("weight", Double, nullable=False, default=1.0),
+    Column("weight", Double, nullable=True, comment="rows planned; null: not known yet"),
     Column("attempt", Integer, nullable=False, default=0, comment="fencing number"),
     Column("failures", Integer, nullable=False, default=0),
     Column("max_attempts", Integer, nullable=False, default=1),

@@ -188,7 +188,7 @@ class Settler:
             .where(executions.c.id == job.id)
             .values(open_tasks=still_open, updated_at=now)
         )
-        refresh_progress(connection, execution_id, now=now)
+        refresh_progress(connection, [execution_id], now=now)
         if current in UNFINISHED:
             decided = decide_job(
                 counts,

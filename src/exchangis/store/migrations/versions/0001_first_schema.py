@@ -174,7 +174,7 @@ def upgrade() -> None:
         Column("unknown_keys", _LONG_TEXT, nullable=False),
         Column("state", sa.String(length=20), nullable=False),
         Column("progress", sa.Double(), nullable=False),
-        Column("weight", sa.Double(), nullable=False),
+        Column("weight", sa.Double(), nullable=True, comment="rows planned; null: not known yet"),
         Column("attempt", sa.Integer(), nullable=False, comment="fencing number"),
         Column("failures", sa.Integer(), nullable=False),
         Column("max_attempts", sa.Integer(), nullable=False),
