@@ -58,7 +58,7 @@ def check_envelope(response: httpx2.Response) -> dict[str, Any]:
     return body
 
 
-@dataclass
+@dataclass(repr=False)
 class Api:
     """One base, over HTTP."""
 
@@ -86,7 +86,7 @@ class Api:
         return self.get(path, **options)["data"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Stage:
     """Moves executions through their states as a server would."""
 
