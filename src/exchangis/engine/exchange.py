@@ -38,7 +38,7 @@ from exchangis.engine.planning import (
     planned_rows,
 )
 from exchangis.engine.progress import Reporter, Tally
-from exchangis.engine.rate import Rate, rows_per_step
+from exchangis.engine.rate import Rate
 
 QUEUE_BYTES = 16 << 20
 """What one lane's reader may be ahead of its writer."""
@@ -157,14 +157,13 @@ class Exchange:
         names = mapping.source_names
         if self._engine_where is not None:
             names += tuple(n for n in filter_columns(self._engine_where, source) if n not in names)
-        limits = self._spec.limits
-        rows = limits.batch_rows or BATCH_ROWS
+        rows = self._spec.limits.batch_rows or BATCH_ROWS
         return ReadRequest(
             columns=names,
             where=self._spec.where if self._source_filters else None,
             parallelism=self._parallelism,
             resumable=self._commit_per_split,
-            batch_rows=rows_per_step(limits.records_per_second, rows),
+            batch_rows=rows,
             batch_bytes=memory.batch,
         )
 

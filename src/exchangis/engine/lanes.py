@@ -27,6 +27,10 @@ from exchangis.engine.progress import Tally
 from exchangis.engine.rate import Rate, rows_per_step
 
 
+_BATCH_OVERHEAD = 4096
+"""Bytes that a batch takes beside its values, roughly: tiny ones must not pile up unseen."""
+
+
 class Stage(StrEnum):
     """How far a lane is."""
 
@@ -177,7 +181,7 @@ class Lane:
         with _closing(self._work.source.read(split, self._work.request)) as batches:
             for batch in batches:
                 if batch.num_rows:
-                    self._queue.put(_Rows(split, batch), batch.nbytes)
+                    self._queue.put(_Rows(split, batch), batch.nbytes + _BATCH_OVERHEAD)
         self._queue.put(_End(split), 0)
 
     # ------------------------------------------------------------------ writing

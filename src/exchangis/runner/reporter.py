@@ -29,7 +29,7 @@ class Reporter:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._changed = threading.Condition()
-        self._closing = False
+        self._closing = threading.Event()
         self._progress: float | None = None
         self._planned: int | None = None
         self._counters: Counters | None = None
@@ -49,28 +49,34 @@ class Reporter:
 
     def log(self, level: Level, text: str) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: len(self._logs) < _MOST_LINES or self._closing)
+            self._changed.wait_for(lambda: len(self._logs) < _MOST_LINES or self._closing.is_set())
             self._logs.append((now_ms(), level, text))
+            self._changed.notify_all()
 
     def planned(self, rows: int) -> None:
         with self._changed:
             self._planned = rows
+            self._changed.notify_all()
 
     def progress(self, fraction: float) -> None:
         with self._changed:
             self._progress = min(max(fraction, 0.0), 0.999)
+            self._changed.notify_all()
 
     def counters(self, counters: Counters) -> None:
         with self._changed:
             self._counters = self._latest = counters
+            self._changed.notify_all()
 
     def session(self, side: str, session_id: str) -> None:
         with self._changed:
             self._sessions.append((side, session_id))
+            self._changed.notify_all()
 
     def external(self, external_id: str, info: str) -> None:
         with self._changed:
             self._external = (external_id, info)
+            self._changed.notify_all()
 
     # --- sending ----------------------------------------------------------------------------
 
@@ -103,20 +109,19 @@ class Reporter:
         return report
 
     def _send_reports(self) -> None:
-        while True:
+        # Idle, it wakes once a second; busy, once a pace, whatever the engine says in between.
+        while not self._closing.wait(_PACE):
             with self._changed:
-                if self._changed.wait_for(lambda: self._closing, _PACE):
+                self._changed.wait_for(lambda: self._has_news() or self._closing.is_set(), BEAT)
+                if self._closing.is_set():
                     return
-                silent = time.monotonic() - self._history[-1][0]
-                if not self._has_news() and silent < BEAT:
-                    continue
                 report = self._take()
             self._channel.sendall(report.encode())
 
     def finish(self, outcome: Outcome) -> None:
         """Send what is left and the outcome; nothing may be said after it."""
+        self._closing.set()
         with self._changed:
-            self._closing = True
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join()
