@@ -56,19 +56,16 @@ def refresh_progress(connection: Connection, execution_ids: Sequence[str], *, no
     if not execution_ids:
         return
     own = tasks.c.execution_id == executions.c.execution_id
-    known = func.coalesce(func.avg(tasks.c.weight), 1.0)
-    mean = select(known).where(own).correlate(executions).scalar_subquery()
-    weight = func.coalesce(tasks.c.weight, mean)
-    reached = (
-        select(
-            func.coalesce(
-                func.sum(weight * tasks.c.progress) / func.nullif(func.sum(weight), 0.0), 0.0
-            )
-        )
-        .where(own)
-        .correlate(executions)
-        .scalar_subquery()
+    # With w known weights of sum W over n tasks, an unknown one weighs W / w: each sum is one look
+    # at the tasks, however many there are.
+    known = func.count(tasks.c.weight)
+    done = func.coalesce(func.sum(tasks.c.weight * tasks.c.progress), 0.0)
+    unknown = case((tasks.c.weight.is_(None), tasks.c.progress), else_=0.0)
+    mean = func.coalesce(func.avg(tasks.c.weight), 1.0)
+    share = (done + mean * func.sum(unknown)) / (
+        func.coalesce(func.sum(tasks.c.weight), 0.0) + mean * (func.count() - known)
     )
+    reached = select(func.coalesce(share, 0.0)).where(own).correlate(executions).scalar_subquery()
     flowing = case((tasks.c.state == State.RUNNING, tasks.c.flow), else_=0.0)
     flow = (
         select(func.coalesce(func.sum(flowing), 0.0))
