@@ -34,7 +34,7 @@ def test_a_data_source_is_created_read_changed_and_deleted(api: Api) -> None:
     assert info["connectParams"]["password"] == "******"
     assert info["connectParams"]["host"] == "db.example"
     # As a form does: everything back as it came, one field changed.
-    changed = info["connectParams"] | {"host": "db2.example"}
+    changed = info["connectParams"] | {"username": "v"}
     api.put(path, info | {"connectParams": changed, "dataSourceTypeId": 1})
     info = api.data(path)["info"]
     assert info["connectParams"] == changed
@@ -160,6 +160,18 @@ def test_a_stored_secret_is_sent_only_where_it_was_stored_for(api: Api, mariadb:
     wrong = masked | {"password": "not this"}
     answer = api.post("/datasources/op/connect", body | {"connectParams": wrong}, expect=400)
     assert "not this" not in json.dumps(answer)
+
+
+@pytest.mark.parametrize("change", [{"host": "elsewhere.example"}, {"port": 3307}])
+def test_a_kept_password_follows_to_no_other_server(api: Api, change: dict[str, Any]) -> None:
+    made = new(api, "MYSQL", host="db.example", port=3306, username="u", password=PASSWORD)
+    path = f"/datasources/{made['id']}"
+    masked = api.data(path)["info"]["connectParams"] | change
+    answer = api.put(path, {"connectParams": masked}, expect=400)
+    assert answer["data"]["errors"][0]["field"] == "connectParams.password"
+    assert api.data(path)["info"]["connectParams"]["host"] == "db.example"
+    api.put(path, {"connectParams": masked | {"password": "entered again"}})
+    assert api.data(path)["info"]["connectParams"] == masked
 
 
 def test_no_answer_holds_a_password(api: Api) -> None:

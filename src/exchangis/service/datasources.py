@@ -122,6 +122,7 @@ class DataSourceService:
             connection = make_connection(kind, given)
             params = connection.params
             secrets = {**removed, **_reveal(connection)}
+            _refuse_to_follow(stored, params, secrets)
         return self._sources.update(
             source_id,
             name=name,
@@ -212,6 +213,18 @@ class DataSourceService:
 
 def _reveal(connection: Connection) -> dict[str, str]:
     return {name: value.get_secret_value() for name, value in connection.secrets.items()}
+
+
+def _refuse_to_follow(
+    stored: DataSourceRecord, params: Mapping[str, Any], secrets: Mapping[str, str | None]
+) -> None:
+    """A kept password goes to no other server: who only may edit must not get to see it there."""
+    moved = [name for name in ("host", "port") if params.get(name) != stored.params.get(name)]
+    kept = [name for name, value in secrets.items() if value == MASK]
+    if moved and kept:
+        raise InvalidRequest.field(
+            f"connectParams.{kept[0]}", None, f"must be entered again when {moved[0]} changes"
+        )
 
 
 def _without_masks(kind: Connector, values: Mapping[str, Any]) -> dict[str, Any]:
