@@ -26,7 +26,6 @@ from exchangis.engine.pipeline import Pipeline, Prepared
 from exchangis.engine.progress import Tally
 from exchangis.engine.rate import Rate, rows_per_step
 
-
 _BATCH_OVERHEAD = 4096
 """Bytes that a batch takes beside its values, roughly: tiny ones must not pile up unseen."""
 
