@@ -94,7 +94,7 @@ def test_write_that_waits_for_a_lock_in_postgres_ends_there(
             what="the wait for the lock",
         )
         _kill_in_time(system, execution)
-        assert _sessions_postgres(postgres) == []
+        wait_until(lambda: not _sessions_postgres(postgres), what="end of all sessions")
     with lineitem.connect_postgres(postgres) as connection:
         assert connection.execute("SELECT count(*) FROM kill_me").fetchone() == (2,)
 
@@ -144,7 +144,7 @@ def test_lost_connection_is_tried_again_and_ends_well(
     execution = system.execute(
         system.job(
             "lost",
-            [{"name": "t", "limits": {"records_per_second": 80_000},
+            [{"name": "t", "limits": {"records_per_second": 30_000},
               "source": {"type": "MYSQL", "id": source, "db": "test", "table": "many"},
               "sink": {"type": "POSTGRESQL", "id": sink, "db": "public", "table": table}}],
         )
