@@ -144,7 +144,7 @@ def test_lost_connection_is_tried_again_and_ends_well(
     execution = system.execute(
         system.job(
             "lost",
-            [{"name": "t", "limits": {"records_per_second": 30_000},
+            [{"name": "t", "limits": {"records_per_second": 50_000, "parallelism": 1},
               "source": {"type": "MYSQL", "id": source, "db": "test", "table": "many"},
               "sink": {"type": "POSTGRESQL", "id": sink, "db": "public", "table": table}}],
         )
