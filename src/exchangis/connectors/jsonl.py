@@ -277,7 +277,7 @@ def _json(values: Array) -> Array:
             raise ValueError("JSON has no NaN and no infinity")
     text = files_text.to_text(values)
     bare = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-    if not bare and not pa.types.is_boolean(kind) and not pa.types.is_duration(kind):
+    if not bare and not pa.types.is_boolean(kind):
         text = _quoted(text)
     filled: Array = pc.fill_null(text, "null")
     return filled

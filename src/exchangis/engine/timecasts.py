@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from exchangis.domain.durations import duration_text
 from exchangis.engine.kinds import pc
 
 Convert = Callable[[Any], Any]
@@ -169,17 +170,6 @@ def duration_to_time(source: Any, target: Any) -> Convert:
         return pc.cast(pc.cast(counts, pa.time64(unit)), target)
 
     return convert
-
-
-def duration_text(count: int, unit: str) -> str:
-    """`count` units as `[-]HH:MM:SS[.ffffff]`."""
-    seconds, nanos = divmod(abs(count) * _NANOS[unit], 1_000_000_000)
-    minutes, second = divmod(seconds, 60)
-    hour, minute = divmod(minutes, 60)
-    text = f"{'-' if count < 0 else ''}{hour:02}:{minute:02}:{second:02}"
-    if nanos % 1000:
-        return f"{text}.{nanos:09}"
-    return f"{text}.{nanos // 1000:06}" if nanos else text
 
 
 def duration_to_text(source: Any, _target: Any) -> Convert:

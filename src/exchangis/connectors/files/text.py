@@ -4,6 +4,7 @@ integers, decimals   their digits, never an exponent for decimals
 float, double        the shortest text that gives the same value again
 timestamp            2024-01-31T12:00:00.000001, in UTC with a final Z when it has a zone
 date, time           2024-01-31, 12:00:00.000001
+duration             [-]HH:MM:SS[.ffffff], as many hours as it takes
 binary               base64
 list, struct, map    JSON
 """
@@ -19,6 +20,7 @@ import pyarrow as pa
 from exchangis.connectors.files import json as files_json
 from exchangis.connectors.files.arrow import Array
 from exchangis.connectors.files.arrow import compute as pc
+from exchangis.domain.durations import duration_text
 from exchangis.domain.errors import SinkError
 
 
@@ -79,7 +81,8 @@ def to_text(values: Array) -> Array:  # noqa: PLR0911 - one branch per kind of v
         texts: Array = pc.replace_substring(values.cast(pa.string()), " ", "T")
         return texts
     if pa.types.is_duration(kind):
-        return values.cast(pa.int64()).cast(pa.string())
+        unit = kind.unit
+        return _each(values.cast(pa.int64()), lambda count: duration_text(count, unit))
     if pa.types.is_float16(kind):
         values = values.cast(pa.float32())
     return values.cast(pa.string())
