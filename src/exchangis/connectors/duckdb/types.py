@@ -121,8 +121,9 @@ def _json_text(native: str) -> str:
 def proposed_type(wanted: Any) -> tuple[str, pa.DataType]:  # noqa: PLR0911 one per type
     """What a new column is declared as, and the Arrow type that it reads back as, without loss.
 
-    Durations become BIGINT in their own unit's count; decimals of more than 38 digits and nested
-    values become text (VARCHAR, JSON), which DuckDB's own types could not hold.
+    Durations become INTERVAL, which travels as text. Durations of nanoseconds, decimals of more
+    than 38 digits and nested values become text (VARCHAR, JSON): DuckDB's own types could not hold
+    them.
     """
     t = pa.types
     if t.is_dictionary(wanted):
@@ -147,7 +148,7 @@ def proposed_type(wanted: Any) -> tuple[str, pa.DataType]:  # noqa: PLR0911 one 
     if t.is_time(wanted):
         return "TIME", pa.time64("us")
     if t.is_duration(wanted):
-        return "BIGINT", pa.int64()
+        return ("VARCHAR" if wanted.unit == "ns" else "INTERVAL"), pa.string()
     if t.is_large_binary(wanted) or t.is_fixed_size_binary(wanted) or t.is_binary_view(wanted):
         return "BLOB", pa.binary()
     return ("JSON" if t.is_nested(wanted) else "VARCHAR"), pa.string()
