@@ -139,6 +139,8 @@ def _created_type(wanted: pa.DataType) -> tuple[str, pa.DataType]:  # noqa: PLR0
         zoned = wanted.tz is not None
         name = "timestamp(6) with time zone" if zoned else "timestamp(6) without time zone"
         return name, UTC_TIMESTAMP if zoned else pa.timestamp("us")
+    if wanted == pa.duration("ns"):
+        return "text", pa.string()  # an interval would round to microseconds
     if pa.types.is_duration(wanted) or wanted == pa.month_day_nano_interval():
         return "interval", pa.string()
     if is_binary(wanted):
@@ -168,8 +170,9 @@ _OURS = re.compile(
 def created(wanted: TableSchema) -> TableSchema:
     """The table that `prepare` makes for these columns: native types, and the types they read as.
 
-    No value is narrowed: unsigned integers get the next wider type. Nanoseconds are the exception,
-    since PostgreSQL has none: its microseconds are kept. A schema made here passes unchanged.
+    No value is narrowed: unsigned integers get the next wider type, and durations of nanoseconds,
+    which PostgreSQL has not, stay text. Times and timestamps with nanoseconds get microseconds: the
+    engine refuses the rows whose nanoseconds would be lost. A schema made here passes unchanged.
     """
     columns = []
     for column in wanted.columns:
