@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -32,22 +33,21 @@ TEXT_FORMATS = frozenset({"CSV", "JSONL"})
 Rows = dict[Any, dict[str, Any]]
 """Rows by their number `n`; the row of NULLs alone is under None."""
 
-SCHEMA = pa.schema(
-    [
-        pa.field("n", pa.int32()),
-        pa.field("k", pa.int64()),
-        pa.field("i", pa.int32()),
-        pa.field("u", pa.uint64()),
-        pa.field("d", pa.decimal128(38, 10)),
-        pa.field("f", pa.float64()),
-        pa.field("b", pa.bool_()),
-        pa.field("s", pa.string()),
-        pa.field("day", pa.date32()),
-        pa.field("stamp", pa.timestamp("us")),
-        pa.field("moment", pa.timestamp("us", "UTC")),
-        pa.field("raw", pa.binary()),
-    ]
-)
+_TYPES: dict[str, Any] = {
+    "n": pa.int32(),
+    "k": pa.int64(),
+    "i": pa.int32(),
+    "u": pa.uint64(),
+    "d": pa.decimal128(38, 10),
+    "f": pa.float64(),
+    "b": pa.bool_(),
+    "s": pa.string(),
+    "day": pa.date32(),
+    "stamp": pa.timestamp("us"),
+    "moment": pa.timestamp("us", "UTC"),
+    "raw": pa.binary(),
+}
+SCHEMA: Any = pa.schema(_TYPES)
 
 _KEYS = [-(2**63), 2**63 - 1, 0, -1, 1, 42]
 _INTS = [-(2**31), 2**31 - 1, 0, None, -7]
@@ -126,6 +126,33 @@ def original() -> pa.Table:
     )
 
 
+def others() -> pa.Table:
+    """Types that systems have in other widths and units, or not at all."""
+    clock, length = dt.time, dt.timedelta
+    columns: dict[str, tuple[pa.DataType, list[Any]]] = {
+        "i8": (pa.int8(), [-128, 127, None]),
+        "i16": (pa.int16(), [-(2**15), 2**15 - 1, None]),
+        "u8": (pa.uint8(), [0, 255, None]),
+        "u16": (pa.uint16(), [0, 2**16 - 1, None]),
+        "u32": (pa.uint32(), [0, 2**32 - 1, None]),
+        "f32": (pa.float32(), [0.1, 1.401298464324817e-45, -3.4028232635611926e38]),
+        "whole": (pa.decimal128(38), [Decimal("9" * 38), Decimal("-1"), None]),
+        "part": (pa.decimal128(5, 5), [Decimal("0.00001"), Decimal("-0.99999"), None]),
+        "wide": (pa.decimal256(65, 10), [Decimal("9" * 55 + "." + "9" * 10), Decimal(-1), None]),
+        "time": (pa.time64("us"), [clock(0), clock(23, 59, 59, 999999), None]),
+        "seconds": (pa.time32("s"), [clock(1, 2, 3), clock(23, 59, 59), None]),
+        "long": (pa.duration("us"), [length(34, 82799, 999999), -length(0, 0, 1), None]),
+        "second": (pa.timestamp("s"), [dt.datetime(1969, 12, 31, 23, 59, 59), None, None]),
+        "milli": (pa.timestamp("ms"), [dt.datetime(1, 1, 1), None, None]),
+        "china": (pa.timestamp("us", "Asia/Shanghai"), [_MOMENTS[1], _MOMENTS[3], None]),
+        "big": (pa.large_string(), ["", "x", None]),
+        "fixed": (pa.binary(2), [b"\0\xff", b"ab", None]),
+        "word": (pa.dictionary(pa.int8(), pa.string()), ["", "b", None]),
+    }
+    table = {"n": pa.array([0, 1, 2], pa.int32())}
+    return pa.table(table | {n: pa.array(v, kind) for n, (kind, v) in columns.items()})
+
+
 # Values -------------------------------------------------------------------------------------------
 
 
@@ -172,6 +199,32 @@ def _instant(value: Any) -> Any:
     return parsed.replace(tzinfo=dt.UTC) if parsed.tzinfo is None else parsed.astimezone(dt.UTC)
 
 
+def _length(value: Any) -> Any:
+    """Seconds, from `[-]HH:MM:SS[.f]` or from ISO 8601 as PostgreSQL's intervals travel."""
+    if isinstance(value, dt.timedelta):
+        value = pa.scalar(value, pa.duration("us")).value
+        return Decimal(value) / 1_000_000
+    if clock := re.fullmatch(r"(-?)(\d+):(\d\d):(\d\d(?:\.\d+)?)", value):
+        sign, hours, minutes, seconds = clock.groups()
+        length = int(hours) * 3600 + int(minutes) * 60 + Decimal(seconds)
+        return -length if sign else length
+    parts = re.fullmatch(r"PT(?:(-?\d+)H)?(?:(-?\d+)M)?(?:(-?[\d.]+)S)?", value)
+    assert parts, value
+    hours, minutes, seconds = (Decimal(part or 0) for part in parts.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _clock(value: Any) -> Any:
+    if isinstance(value, dt.timedelta) or str(value).startswith("PT"):  # MySQL's TIME, from afar
+        since = dt.timedelta(microseconds=int(_length(value) * 1_000_000))
+        return (dt.datetime.min + since).time()
+    return dt.time.fromisoformat(value) if isinstance(value, str) else value
+
+
+def _single(value: Any) -> Any:
+    return struct.unpack("<f", struct.pack("<f", float(value)))
+
+
 def _bytes(value: Any) -> Any:
     return base64.b64decode(value, validate=True) if isinstance(value, str) else bytes(value)
 
@@ -182,12 +235,15 @@ def _reading(kind: pa.DataType) -> Callable[[Any], Any]:
         (t.is_boolean, _truth),
         (t.is_integer, _integer),
         (t.is_decimal, _integer),
+        (t.is_float32, _single),
         (t.is_floating, _double),
-        (t.is_string, _text),
+        (t.is_duration, _length),
+        (t.is_time, _clock),
+        (lambda k: t.is_string(k) or t.is_large_string(k) or t.is_dictionary(k), _text),
         (t.is_date, _day),
         (lambda k: t.is_timestamp(k) and k.tz is None, _naive),
         (t.is_timestamp, _instant),
-        (t.is_binary, _bytes),
+        (lambda k: t.is_binary(k) or t.is_fixed_size_binary(k), _bytes),
     ]
     return next(reading for matches, reading in found if matches(kind))
 

@@ -25,6 +25,7 @@ from tests.integration.conformance_kit import (
     changing,
     differences,
     original,
+    others,
     own_databases,
     pairs,
     values_of,
@@ -45,6 +46,12 @@ REFUSED_VALUES = {
     "JSONL": {1: "no NaN", 2: "no infinity", 3: "no infinity"},
 }
 """Rows of `_extreme` that a system has no place for, with the reason that the dirty file gives."""
+_MICROSECONDS = "counts microseconds: a row with more is dirty"
+NO_NANOSECONDS = {
+    "MYSQL": dict.fromkeys(("timestamp[ns]", "time64[ns]", "duration[ns]"), _MICROSECONDS),
+    "POSTGRESQL": dict.fromkeys(("timestamp[ns]", "time64[ns]"), _MICROSECONDS),
+    "SQLITE": {"duration[ns]": _MICROSECONDS},
+}
 NO_EMPTY_TABLE = {"JSONL": "names its columns in its rows alone: a file without rows has none"}
 NO_SUPPLEMENTARY_NAMES = {"MYSQL": "identifiers hold the Basic Multilingual Plane alone"}
 NO_TYPES = {
@@ -77,6 +84,7 @@ def _seeded(made: Systems) -> Systems:
     for system in SYSTEMS:
         result = made.put(original(), system, "origin")
         assert (result.exchanged, result.errors) == (original().num_rows, 0)
+        made.put(others(), system, "others")
     return made
 
 
@@ -104,6 +112,37 @@ def test_every_value_arrives_as_it_was(systems: Systems, source: str, sink: str)
     result = exchange(systems.end(source, "origin"), systems.end(sink, name))
     assert (result.read, result.exchanged, result.errors) == (21, 21, 0)
     _assert_origin(systems.get(sink, name), source, sink)
+
+
+@pytest.mark.parametrize(("source", "sink"), pairs())
+def test_values_of_every_width_and_unit_arrive(systems: Systems, source: str, sink: str) -> None:
+    name = f"others_from_{source.lower()}"
+    exchange(systems.end(source, "others"), systems.end(sink, name))
+    expected, schema = values_of(others(), others().schema), others().schema
+    assert differences(expected, values_of(systems.get(sink, name), schema)) == {}
+
+
+@pytest.mark.parametrize("sink", SYSTEMS)
+@pytest.mark.parametrize("kind", [pa.timestamp("ns"), pa.time64("ns"), pa.duration("ns")], ids=str)
+def test_nanoseconds_are_kept_or_refused(
+    systems: Systems, sink: str, kind: Any, tmp_path: Path
+) -> None:
+    table = pa.table({"v": pa.array([1001, 1000], pa.int64()).cast(kind)})
+    name = f"nanos_{str(kind).split('[')[0]}"
+    result = systems.put(
+        table, sink, name, limits={"error_records": 1}, dirty_file=tmp_path / "dirty"
+    )
+    kept = NO_NANOSECONDS.get(sink, {}).get(str(kind)) is None
+    assert (result.exchanged, result.errors) == ((2, 0) if kept else (1, 1))
+    found: Any = systems.get(sink, name)["v"].combine_chunks()
+    assert len(found) == result.exchanged
+    if pa.types.is_string(found.type):
+        assert all(re.search(r"\.00000100[01]Z?$|\.000001$", text) for text in found.to_pylist())
+        assert found[0].as_py().endswith("001001")
+    else:
+        fine = pa.duration("ns") if pa.types.is_duration(found.type) else kind
+        counts = found.cast(fine).cast(pa.int64()).to_pylist()
+        assert counts == ([1001, 1000] if kept else [1000])
 
 
 def _extreme() -> pa.Table:
