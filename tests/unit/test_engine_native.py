@@ -246,6 +246,7 @@ def test_a_refused_row_is_found_among_filtered_and_failed_ones(bench: Bench) -> 
     )
     found = {line["record"]["id"]: (line["split"], line["row"]) for line in _dirty(bench)}
     assert found == {5: ("s0", 6), 8: ("s0", 9)}
+    assert "dirty records are kept in" in bench.events.text
 
 
 def test_the_dirty_limit_ends_the_task_at_once(bench: Bench) -> None:

@@ -33,8 +33,8 @@ _REASONS = {
     "bool_parsing": "expected true or false",
     "string_type": "expected text",
     "dict_type": "expected an object",
-    "model_attributes_type": "expected a JSON object",
-    "model_type": "expected a JSON object",
+    "model_attributes_type": "expected a JSON object, sent as Content-Type: application/json",
+    "model_type": "expected a JSON object, sent as Content-Type: application/json",
 }
 
 

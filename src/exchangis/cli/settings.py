@@ -41,6 +41,9 @@ def _reason(error: dict[str, Any]) -> str:
     shown = "" if is_secret_name(name) or name == "store_url" else f" (got {value!r})"
     place = f"EXCHANGIS_{name.upper()}"
     field = place if place in os.environ else name
+    if error["type"] == "extra_forbidden":
+        known = ", ".join(sorted(Settings.model_fields))
+        return f"{field} (exchangis.yaml): no such setting; known are {known}"
     return f"{field}: {error['msg'].removeprefix('Value error, ')}{shown}"
 
 

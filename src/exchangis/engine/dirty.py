@@ -186,5 +186,10 @@ class DirtyLimit:
         return DirtyLimitExceeded(
             f"{errors} dirty record{'' if errors == 1 else 's'} among {read} rows read, {allowed}. "
             f"First reasons: {reasons}.",
-            guidance=f"The records are in {self._path.name}; correct them, or raise the limit.",
+            guidance=f"The records are in {shown_path(self._path)}; correct them or raise the limit.",
         )
+
+
+def shown_path(path: Path) -> str:
+    """The dirty-record file as messages name it: below the folder of runs, and no further up."""
+    return "/".join(path.parts[-3:])

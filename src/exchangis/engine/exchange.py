@@ -25,7 +25,7 @@ from exchangis.engine import describe
 from exchangis.engine.base import Events, Explanation, TaskRequest, TaskResult
 from exchangis.engine.checks import connector_of
 from exchangis.engine.crew import Crew
-from exchangis.engine.dirty import DirtyFile, DirtyLimit
+from exchangis.engine.dirty import DirtyFile, DirtyLimit, shown_path
 from exchangis.engine.filtering import BatchFilter, filter_columns
 from exchangis.engine.lanes import Work
 from exchangis.engine.mapping import Mapping, map_columns, wanted_schema
@@ -282,6 +282,8 @@ class Exchange:
         counters = tally.counters
         seconds = time.monotonic() - started
         self._log("INFO", describe.summary(counters, seconds))
+        if counters.errors:
+            self._log("WARN", f"the dirty records are kept in {shown_path(dirty.path)}")
         return TaskResult(
             counters=counters,
             seconds=seconds,

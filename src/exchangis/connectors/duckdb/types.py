@@ -111,7 +111,10 @@ def writing(name: str, native: str) -> Writing:
         value = f"TRY(from_json_strict({column}, {literal(_json_text(native))}))"
         return Writing(value, f"{column} IS NOT NULL AND {value} IS NULL AND {column} <> 'null'")
     value = f"TRY_CAST({column} AS {native})"
-    return Writing(value, f"{column} IS NOT NULL AND {value} IS NULL")
+    unfit = f"{column} IS NOT NULL AND {value} IS NULL"
+    if native == "INTERVAL":  # the cast cuts off what is finer than its microseconds
+        unfit = f"({unfit}) OR regexp_matches({column}, '[.][0-9]{{6}}[0-9]*[1-9]')"
+    return Writing(value, unfit)
 
 
 def _json_text(native: str) -> str:
