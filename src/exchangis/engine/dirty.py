@@ -186,7 +186,7 @@ class DirtyLimit:
         return DirtyLimitExceeded(
             f"{errors} dirty record{'' if errors == 1 else 's'} among {read} rows read, {allowed}. "
             f"First reasons: {reasons}.",
-            guidance=f"The records are in {shown_path(self._path)}; correct them or raise the limit.",
+            guidance=f"They are in {shown_path(self._path)}; correct them, or raise the limit.",
         )
 
 
