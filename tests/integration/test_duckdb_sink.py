@@ -155,7 +155,8 @@ NATIVE: list[tuple[str, pa.DataType, list[Any], list[Any]]] = [
     ("TIMESTAMP_MS", pa.timestamp("us"), [datetime(2024, 1, 1, 0, 0, 0, 1000)],
      [datetime(2024, 1, 1, 0, 0, 0, 1)]),
     ("BIT", pa.string(), ["0101"], ["012"]),
-    ("INTERVAL", pa.string(), ["1 month 2 days"], ["soon"]),
+    ("INTERVAL", pa.string(), ["1 month 2 days", "00:00:00.000001"],
+     ["soon", "00:00:00.0000019"]),
     ("TIME WITH TIME ZONE", pa.string(), ["12:00:00+02"], ["noon"]),
     ("BIGNUM", pa.string(), ["9" * 50], ["1x"]),
 ]  # fmt: skip
