@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from exchangis.connectors.base import Column, Context, ReadRequest, Source, Split, TableSchema
-from exchangis.connectors.filters import check_filter
+from exchangis.connectors.sqlite.conditions import checked_where
 from exchangis.connectors.sqlite.database import (
     Cancel,
     TableInfo,
@@ -120,9 +120,9 @@ class SQLiteSource(Source):
         return None if low is None else (low, high)
 
     def plan(self, request: ReadRequest) -> list[Split]:
-        if request.where:
-            check_filter(request.where, "sqlite")
         info = self._table_info()
+        if request.where:
+            checked_where(request.where, info.schema)
         rows = info.schema.rows
         parts = min(request.parallelism, (rows or 0) // SPLIT_ROWS)
         with self._lock:
@@ -219,7 +219,7 @@ class SQLiteSource(Source):
                 parts.append(f"{info.rowid} {operator} ?")
                 values.append(int(split.data[key]))
         if request.where:
-            parts.append(f"({check_filter(request.where, 'sqlite')})")
+            parts.append(f"({checked_where(request.where, info.schema)})")
         return (f" WHERE {' AND '.join(parts)}" if parts else ""), values
 
     def _chunks(
