@@ -98,13 +98,13 @@ class MySQLWriter(Writer):
             return write_bisecting(batch, self._try_insert)
 
     def _look_at_fractions(self, batch: pa.RecordBatch) -> None:
-        """Say, once per column, that the server rounds the times it is given."""
+        """Say, once per column, that the server rounds or cuts the times it is given."""
         for number, target in list(self._coarse.items()):
             if loses_fraction(batch.column(number), target):
                 del self._coarse[number]
                 self._warn(
                     f"Column {target.name} of {self._into.label} is {target.native.full_type}: "
-                    "the server rounds times that have more digits of a second."
+                    "the server rounds or cuts times that have more digits of a second."
                 )
 
     def _load(self, batch: pa.RecordBatch) -> bool:
