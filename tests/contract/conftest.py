@@ -26,7 +26,8 @@ from exchangis.domain.states import State
 from exchangis.scheduler.generation import generate
 from exchangis.service.services import Services, make_services
 from exchangis.store.opening import open_store
-from exchangis.store.queue import Claim, Queue, Report
+from exchangis.store.queue import Claim, Queue
+from exchangis.store.report_rows import Report
 from exchangis.store.settle import Outcome, Settler
 from tests.services import free_port
 

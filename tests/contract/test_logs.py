@@ -12,7 +12,8 @@ from exchangis.domain.clock import now_ms
 from exchangis.domain.loglines import LogLevel, LogLine
 from exchangis.domain.states import State
 from exchangis.store import log_lines
-from exchangis.store.queue import Claim, Report
+from exchangis.store.queue import Claim
+from exchangis.store.report_rows import Report
 from tests.contract.conftest import DOCUMENTED, Api, Stage
 
 LEVELS: list[LogLevel] = ["INFO", "WARN", "ERROR", "INFO", "DEBUG"]

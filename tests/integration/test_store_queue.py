@@ -11,7 +11,8 @@ from sqlalchemy import func, select
 
 from exchangis.domain.errors import InvalidRequest
 from exchangis.domain.states import State
-from exchangis.store.queue import ACTIVE, NewTask, Report
+from exchangis.store.queue import ACTIVE, NewTask
+from exchangis.store.report_rows import Report
 from exchangis.store.schema import tasks
 from tests.integration.store_fixtures import module_database, world
 from tests.store_helpers import LEASE, World, story

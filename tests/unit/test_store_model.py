@@ -21,7 +21,8 @@ from exchangis.domain.states import (
 )
 from exchangis.logs.reader import LogQuery
 from exchangis.store.database import Database
-from exchangis.store.queue import ACTIVE, Claim, Report
+from exchangis.store.queue import ACTIVE, Claim
+from exchangis.store.report_rows import Report
 from exchangis.store.upgrade import upgrade
 from tests.store_helpers import LEASE, World
 

@@ -20,7 +20,7 @@ from exchangis.domain.states import State
 from exchangis.runner.main import LEASE_LOST, SERVER_GONE
 from exchangis.runner.pool import Runner
 from exchangis.runner.protocol import Order, Outcome, Report
-from exchangis.store import queue, settle
+from exchangis.store import report_rows, settle
 from exchangis.store.queue import Claim
 
 _KEPT_SESSIONS = 64
@@ -126,11 +126,11 @@ class Attempt:
 
     # --- what is to be stored ---------------------------------------------------------------
 
-    def take_report(self) -> queue.Report | None:
+    def take_report(self) -> report_rows.Report | None:
         """News for the store since the last call."""
         if self.progress is None and not self.values and not self.lines:
             return None
-        report = queue.Report(
+        report = report_rows.Report(
             task_id=self.claim.task_id,
             attempt=self.claim.attempt,
             execution_id=self.claim.execution_id,
@@ -141,7 +141,7 @@ class Attempt:
         self.progress, self.values, self.lines = None, {}, []
         return report
 
-    def restore(self, report: queue.Report) -> None:
+    def restore(self, report: report_rows.Report) -> None:
         """Take back a report that the store did not take; later news goes over it."""
         self.progress = report.progress if self.progress is None else self.progress
         self.values = {**dict(report.values), **self.values}

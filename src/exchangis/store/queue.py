@@ -10,16 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     Connection,
-    Double,
-    Update,
     and_,
-    bindparam,
-    case,
     func,
     insert,
     or_,
@@ -34,13 +29,13 @@ from exchangis.store import log_lines
 from exchangis.store.database import Database
 from exchangis.store.execution_rows import (
     ACTIVE,
-    MAX_OPEN_PROGRESS,
     lock,
     lock_all,
     refresh_progress,
 )
+from exchangis.store.report_rows import Report, by_columns, moves_job, report_update
 from exchangis.store.schema import executions, mutexes, tasks
-from exchangis.store.values import check_values, fit
+from exchangis.store.values import check_values
 
 _CANDIDATES = 200
 
@@ -98,18 +93,6 @@ class Stop:
     task_id: int
     attempt: int
     state: State
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a runner said of itself since the last report; None means nothing new."""
-
-    task_id: int
-    attempt: int
-    execution_id: str
-    progress: float | None = None
-    values: tuple[tuple[str, Any], ...] = ()
-    lines: tuple[LogLine, ...] = ()
 
 
 class Queue:
@@ -431,14 +414,14 @@ class Queue:
         """Store progress, metrics and log lines; ids of tasks whose report was refused as stale."""
 
         def work(connection: Connection) -> set[int]:
-            touched = sorted({r.execution_id for r in reports if _moves_job(r)})
+            touched = sorted({r.execution_id for r in reports if moves_job(r)})
             lock_all(connection, touched)
             held = set(
                 self._held(connection, ((r.task_id, r.attempt) for r in reports), lock_rows=True)
             )
             fresh = [r for r in reports if (r.task_id, r.attempt) in held]
-            for names, rows in _by_columns(fresh, now).items():
-                connection.execute(_report_update(names), rows)
+            for names, rows in by_columns(fresh, now).items():
+                connection.execute(report_update(names), rows)
             for report in sorted(fresh, key=lambda r: r.task_id):
                 log_lines.append(connection, log_lines.task_stream(report.task_id), report.lines)
             refresh_progress(connection, touched, now=now)
@@ -458,34 +441,6 @@ class Queue:
                 Stop(row.id, row.attempt, State(row.stop_state))
                 for row in connection.execute(query)
             ]
-
-
-@cache
-def _report_update(names: tuple[str, ...]) -> Update:
-    """The UPDATE of these columns; progress never falls within an attempt."""
-    values: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
-    if "progress" in values:
-        reached = bindparam("new_progress", type_=Double)
-        values["progress"] = case((tasks.c.progress < reached, reached), else_=tasks.c.progress)
-    return update(tasks).where(tasks.c.id == bindparam("task_id")).values(values)
-
-
-def _by_columns(reports: Sequence[Report], now: int) -> dict[tuple[str, ...], list[dict[str, Any]]]:
-    """Parameters of the updates, grouped by the columns that they set."""
-    grouped: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for report in sorted(reports, key=lambda r: r.task_id):
-        values = {**fit(tasks, dict(report.values)), "updated_at": now}
-        if report.progress is not None:
-            # 1 is for Success alone.
-            values["progress"] = max(0.0, min(report.progress, MAX_OPEN_PROGRESS))
-        row = {f"new_{name}": value for name, value in values.items()}
-        grouped.setdefault(tuple(sorted(values)), []).append({**row, "task_id": report.task_id})
-    return grouped
-
-
-def _moves_job(report: Report) -> bool:
-    moving = ("flow", "weight")
-    return report.progress is not None or any(name in moving for name, _ in report.values)
 
 
 def _claim(row: Any, attempt: int) -> Claim:
