@@ -24,7 +24,8 @@ from exchangis.connectors.base import (
 from exchangis.connectors.duckdb.database import Handle, TableInfo, run, table_info
 from exchangis.connectors.duckdb.rows import Rows
 from exchangis.connectors.duckdb.types import proposed_type, quote
-from exchangis.domain.errors import InvalidRequest, SinkError
+from exchangis.connectors.tables import check_upsert_keys, check_writable, create_statement
+from exchangis.domain.errors import SinkError
 from exchangis.domain.model import WriteMode
 
 
@@ -93,7 +94,10 @@ class DuckDBSink(Sink):
                             guidance="Create it, or let the task do so (create_table).",
                         )
                     run(cursor, f"CREATE SCHEMA IF NOT EXISTS {quote(self.schema_name)}")
-                    run(cursor, self._create_statement(request))
+                    run(
+                        cursor,
+                        create_statement(self.target, request, quote=quote, proposed=proposed_type),
+                    )
                     info = self.info(cursor)
                 if info is None:
                     raise SinkError(f"{self.label} is not there after it was created.")
@@ -105,28 +109,9 @@ class DuckDBSink(Sink):
         self.request = request
         return resume
 
-    def _create_statement(self, request: WriteRequest) -> str:
-        wanted = request.schema
-        keys = wanted.primary_key
-        if request.mode is WriteMode.UPSERT and request.key_columns:
-            keys = request.key_columns
-        parts = [
-            f"{quote(column.name)} {column.native_type or proposed_type(column.type)[0]}"
-            + ("" if column.nullable and column.name not in keys else " NOT NULL")
-            for column in wanted.columns
-        ]
-        if keys:
-            parts.append(f"PRIMARY KEY ({', '.join(map(quote, keys))})")
-        return f"CREATE TABLE {self.target} ({', '.join(parts)})"
-
     def _check_request(self, info: TableInfo, request: WriteRequest) -> None:
         names = request.schema.names
-        for name in names:
-            if name not in info.writable:
-                raise SinkError(
-                    f"{self.label} has no column {name} that can be written.",
-                    guidance=f"It has {', '.join(info.writable)}.",
-                )
+        check_writable(self.label, info.writable, names)
         for column in info.schema.columns:
             needed = not column.nullable and column.name not in info.defaults
             if needed and column.name in info.writable and column.name not in names:
@@ -134,20 +119,8 @@ class DuckDBSink(Sink):
                     f"{self.label}: column {column.name} must not be NULL and has no default,"
                     " and the task does not fill it."
                 )
-        if request.mode is WriteMode.UPSERT:
-            keys = request.key_columns or info.schema.primary_key
-            missing = [key for key in keys if key not in names]
-            if not keys or missing:
-                raise InvalidRequest.field(
-                    "key_columns", list(keys), "an upsert needs key columns that the task fills"
-                )
-            if not any(key is not None and set(key) == set(keys) for key in info.unique):
-                raise InvalidRequest.field(
-                    "key_columns",
-                    list(keys),
-                    f"{self.table} has no primary key or unique index on exactly these columns",
-                    guidance="Create one, or name the columns of one.",
-                )
+        unique = [frozenset(key) for key in info.unique if key is not None]
+        check_upsert_keys(self.table, info.schema, request, unique)
 
     def _resume(self, cursor: duckdb.DuckDBPyConnection, plan: str) -> Resume:
         key, attempt = self.context.task_key, self.context.attempt

@@ -38,7 +38,8 @@ from exchangis.connectors.sqlite.database import (
 )
 from exchangis.connectors.sqlite.types import affinity, proposed_type
 from exchangis.connectors.sqlite.values import python_column
-from exchangis.domain.errors import InvalidRequest, SinkError
+from exchangis.connectors.tables import check_upsert_keys, check_writable, create_statement
+from exchangis.domain.errors import SinkError
 from exchangis.domain.model import WriteMode
 
 LOCK_WAIT = 600.0
@@ -115,7 +116,11 @@ class SQLiteSink(Sink):
                         f"There is no table {self.table} in {self.path}.",
                         guidance="Create it, or let the task do so (create_table).",
                     )
-                connection.execute(self._create_statement(request))
+                connection.execute(
+                    create_statement(
+                        quote(self.table), request, quote=quote, proposed=proposed_type
+                    )
+                )
                 info = self._info(connection)
             if info is None:
                 raise SinkError(f"{self.label} is not there after it was created.")
@@ -129,41 +134,9 @@ class SQLiteSink(Sink):
         self.request = request
         return resume
 
-    def _create_statement(self, request: WriteRequest) -> str:
-        wanted = request.schema
-        keys = wanted.primary_key
-        if request.mode is WriteMode.UPSERT and request.key_columns:
-            keys = request.key_columns
-        parts = [
-            f"{quote(column.name)} {column.native_type or proposed_type(column.type)[0]}"
-            + ("" if column.nullable and column.name not in keys else " NOT NULL")
-            for column in wanted.columns
-        ]
-        if keys:
-            parts.append(f"PRIMARY KEY ({', '.join(map(quote, keys))})")
-        return f"CREATE TABLE {quote(self.table)} ({', '.join(parts)})"
-
     def _check_request(self, info: TableInfo, request: WriteRequest) -> None:
-        for name in request.schema.names:
-            if name not in info.writable:
-                raise SinkError(
-                    f"{self.label} has no column {name} that can be written.",
-                    guidance=f"It has {', '.join(info.writable)}.",
-                )
-        if request.mode is WriteMode.UPSERT:
-            keys = request.key_columns or info.schema.primary_key
-            missing = [key for key in keys if key not in request.schema.names]
-            if not keys or missing:
-                raise InvalidRequest.field(
-                    "key_columns", list(keys), "an upsert needs key columns that the task fills"
-                )
-            if frozenset(keys) not in info.unique:
-                raise InvalidRequest.field(
-                    "key_columns",
-                    list(keys),
-                    f"{self.table} has no primary key or unique index on exactly these columns",
-                    guidance="Create one, or name the columns of one.",
-                )
+        check_writable(self.label, info.writable, request.schema.names)
+        check_upsert_keys(self.table, info.schema, request, info.unique)
 
     def _resume(self, connection: sqlite3.Connection, plan: str) -> Resume:
         connection.execute(_CREATE_MARKS)
